@@ -1,0 +1,176 @@
+"""What a model is and how it is trained: frozen dataclasses with a strict round trip through plain dicts.
+
+Nothing here imports torch, so the command line can show defaults without paying for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, Self
+
+from matfill.errors import ConfigError
+
+OUTPUTS = ("logistic", "bernoulli", "gaussian")
+FILLS = ("mean", "push-pull")
+PRECISIONS = ("float32", "bfloat16")
+
+#: What masks.parse understands; here, because the command line shows it without importing numpy
+MASK_GRAMMAR = """\
+randomNxS                  N squares of S pixels a side, anywhere in the image; they may overlap (random3x20)
+centerS                    one centred square of S pixels a side (center32)
+quadrantsN                 N quadrants stay visible, drawn at random; N is 1, 2 or 3
+left, right, top, bottom   that half
+strokes                    free-form brush strokes over 10 to 35 % of the image
+pixelsP                    P percent of the pixels, scattered; P from 1 to 99 (pixels50)"""
+
+
+def _require(ok: bool, owner: object, name: str, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}; allowed: {allowed}")
+
+
+class _Config:
+    """Strict conversion between a frozen dataclass and the plain dict that JSON stores."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Level(_Config):
+    """One spatial scale, a "meta module" of the paper (section 2.2)."""
+
+    size: int  #: side of the square feature maps; 1 is a fully connected level
+    channels: int  #: channels of h_td, h_bu and h_merge
+    latents: int  #: channels of each module's z
+    modules: int = 1  #: top-down modules, each with its own z
+
+    def __post_init__(self) -> None:
+        for name in ("size", "channels", "latents", "modules"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 1, self, name, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """A conditional MatNet. The switches at the end are our improvements; `paper()` turns them all off."""
+
+    image_size: int  #: side of the square images, pixels
+    image_channels: int  #: 1 (grey) or 3 (RGB)
+    levels: tuple[Level, ...]  #: coarsest first; every stage has these
+    stages: int = 2  #: 1, or 2: a guess and its refinement
+    output: str = "logistic"  #: distribution of the missing pixels, one of OUTPUTS
+    mixtures: int = 1  #: components of the mixture of logistics
+    fill: str = "push-pull"  #: what stands in the hole before the generator sees it, one of FILLS
+    channel_coupling: bool = True  #: a pixel's logistic for G shifts linearly with its R, B with R and G
+    merge_to_top_down: bool = True  #: TopDown also sees the generator's merge state
+    narrow_concat: bool = True  #: the first convolution after a concatenation is 1x1 (paper: 3x3)
+    pixel_shuffle: bool = True  #: images enter and leave by pixel (un)shuffling; the output layer sees its input again
+    flat_channels: int = 16  #: channels kept on the way into and out of a 1x1 level; 0 keeps all (paper)
+    branch_scale: float = 0.5  #: initial scale of residual branches; the paper's is 1
+
+    def __post_init__(self) -> None:
+        levels = tuple(Level.from_dict(x) if isinstance(x, dict) else x for x in self.levels)
+        object.__setattr__(self, "levels", levels)
+        _require(self.image_size >= 1, self, "image_size", "a whole number from 1")
+        _require(self.image_channels in (1, 3), self, "image_channels", "1, 3")
+        _require(len(levels) >= 1, self, "levels", "at least one level")
+        sizes = [level.size for level in levels]
+        rising = all(b > a and (a == 1 or b % a == 0) for a, b in pairwise(sizes))
+        fits = self.image_size % sizes[-1] == 0
+        _require(
+            rising and fits,
+            self,
+            "levels",
+            "sizes that rise, each a multiple of the one before (any may follow "
+            f"a size of 1) and the last a divisor of image_size {self.image_size}",
+        )
+        _require(self.stages in (1, 2), self, "stages", "1, 2")
+        _require(self.output in OUTPUTS, self, "output", ", ".join(OUTPUTS))
+        _require(self.mixtures >= 1, self, "mixtures", "a whole number from 1")
+        _require(self.mixtures == 1 or self.output == "logistic", self, "mixtures", f"1 with output {self.output!r}")
+        _require(self.fill in FILLS, self, "fill", ", ".join(FILLS))
+        _require(self.flat_channels >= 0, self, "flat_channels", "a whole number from 0")
+        _require(self.branch_scale > 0, self, "branch_scale", "a number above 0")
+
+    @property
+    def dims(self) -> int:
+        """Values in one image."""
+        return self.image_channels * self.image_size**2
+
+    def paper(self) -> ModelConfig:
+        """The same model with the paper's own modules (section 2.2), none of our changes."""
+        return dataclasses.replace(
+            self,
+            mixtures=1,
+            fill="mean",
+            channel_coupling=False,
+            merge_to_top_down=False,
+            narrow_concat=False,
+            pixel_shuffle=False,
+            flat_channels=0,
+            branch_scale=1.0,
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Config):
+    """How a model is trained. Exactly one of `updates` and `minutes` bounds the run."""
+
+    mask: str = "random3x20"  #: mask specification, one mask drawn per image and update
+    batch: int = 32  #: images per update, over all processes together
+    updates: int | None = None  #: length of the run in updates
+    minutes: float | None = None  #: length of the run in minutes of training, pauses between resumes not counted
+    seed: int = 0  #: of initial weights, order of images, masks, latent noise
+    precision: str = "float32"  #: of the networks, one of PRECISIONS; densities and sums are always float32
+    learning_rate: float = 1e-3  #: AdamW: biases, scales, output layers, small kernels
+    muon_learning_rate: float = 0.02  #: Muon: kernels with 16 outputs or more; 0 gives every parameter to AdamW
+    betas: tuple[float, float] = (0.9, 0.99)  #: AdamW's
+    eps: float = 1e-6  #: AdamW's
+    weight_decay: float = 0.0  #: of both optimisers, decoupled
+    warmup: int = 100  #: updates over which the learning rate rises
+    decay: float = 0.4  #: last share of the run over which the learning rate falls to zero, along a cosine
+    kl_warmup: int = 300  #: updates over which the finest level's rate gains its weight; each coarser level takes twice
+    prediction_weight: float = 1.0  #: of the squared error of the filling with every z at its prior mean; 0 for none
+    ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
+    clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)
+    skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
+    flip: bool = False  #: mirror images left to right at random
+    holdout: int = 512  #: held-out images scored at each evaluation
+    checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _require(self.batch >= 1, self, "batch", "a whole number from 1")
+        _require(
+            (self.updates is None) != (self.minutes is None),
+            self,
+            "updates",
+            "a number where minutes is None, None where minutes is a number",
+        )
+        _require(self.updates is None or self.updates >= 1, self, "updates", "a whole number from 1")
+        _require(self.minutes is None or self.minutes > 0, self, "minutes", "a number above 0")
+        _require(self.seed >= 0, self, "seed", "a whole number from 0")
+        _require(self.precision in PRECISIONS, self, "precision", ", ".join(PRECISIONS))
+        _require(self.learning_rate > 0, self, "learning_rate", "a number above 0")
+        _require(self.muon_learning_rate >= 0, self, "muon_learning_rate", "a number from 0")
+        _require(self.kl_warmup >= 0, self, "kl_warmup", "a whole number from 0")
+        _require(self.prediction_weight >= 0, self, "prediction_weight", "a number from 0")
+        _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")
+        _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
+        _require(self.clip > 0, self, "clip", "a number above 0")
+        _require(self.skip > 1, self, "skip", "a number above 1")
+        _require(self.holdout >= 1, self, "holdout", "a whole number from 1")
+        _require(self.checkpoint_minutes > 0, self, "checkpoint_minutes", "a number above 0")

@@ -1,0 +1,28 @@
+"""Every error the library raises on purpose.
+
+The message says what was wrong with what, and how to mend it, in one line: the command line prints it as it is.
+"""
+
+
+class MatfillError(Exception):
+    """Base of all errors below; anything else that escapes the library is a bug."""
+
+
+class ImageError(MatfillError):
+    """An image file cannot be read, written or used."""
+
+
+class MaskError(MatfillError):
+    """A mask specification or mask file cannot be understood, or does not fit the image."""
+
+
+class WeightsError(MatfillError):
+    """A weights file or checkpoint cannot be found, read or trusted."""
+
+
+class DataError(MatfillError):
+    """A data set cannot be found, read, or is too small for what is asked."""
+
+
+class ConfigError(MatfillError):
+    """A configuration names an unknown field or an impossible combination."""

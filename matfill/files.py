@@ -1,0 +1,77 @@
+"""Walking a folder; and writing files that are whole or not there: to a temporary neighbour, flushed, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file open for writing that becomes `path` when the block ends, or vanishes when it raises.
+
+    Raises the OSErrors of the system as they come (no such folder, no permission, no space).
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".tmp")
+    try:
+        with open(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _usual_mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _flush_folder(path.parent)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path`, all of it or nothing. Raises OSError like `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below `folder`, in sorted order, hidden ones left out, links followed (but never in a circle).
+
+    Raises the system's OSError where a sub-folder cannot be listed.
+    """
+    return _walk(Path(folder), frozenset())
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+        path = folder / name
+        if path.is_dir():
+            yield from _walk(path, above | {real})
+        elif path.is_file():
+            yield path, path.stat()
+
+
+def _usual_mode(path: Path) -> int:
+    """Permissions of the file to be replaced, or else those of any new file (mkstemp gives 0600)."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system lets a folder be opened (Windows does not)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

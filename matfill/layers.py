@@ -1,0 +1,148 @@
+"""Layers shared by all modules: convolution, the residual branch, resampling between levels, images in and out.
+
+Feature maps are (B, C, S, S); a fully connected level is one with S = 1. lrelu is the leaky ReLU of slope 0.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from matfill.config import Level, ModelConfig
+
+
+def lrelu(h: Tensor) -> Tensor:
+    return F.leaky_relu(h, 0.1, inplace=True)
+
+
+class Conv2d(nn.Module):
+    """Shape-preserving convolution ("conv" in the paper), or strided (`stride`), or of a whole map (`padding=0`).
+
+    The weight is kept as a matrix (out, k * k * in): that is a channels-last kernel, the fast layout, and what
+    torch.optim.Muon takes. `output` marks the last layer before a distribution's parameters, initially small.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        scale: float = 1.0,
+        output: bool = False,
+    ):
+        super().__init__()
+        self.kernel, self.stride, self.output = kernel, stride, output
+        self.padding = kernel // 2 if padding is None else padding
+        self.weight = nn.Parameter(torch.empty(outputs, kernel * kernel * inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        rows, columns = self.weight.shape
+        gain = 0.2 if output else math.sqrt(2 / (1 + 0.1**2))
+        nn.init.orthogonal_(self.weight, gain * scale * math.sqrt(max(1.0, rows / columns)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel == 1:  # as a matrix product: half the time of a 1x1 convolution on CPUs
+            return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+        weight = self.weight.view(self.weight.shape[0], self.kernel, self.kernel, -1).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Branch(nn.Module):
+    """conv(lrelu(conv(x))), the residual branch of eqs. 7, 9 and 10."""
+
+    def __init__(self, inputs: int, channels: int, config: ModelConfig, *, first_kernel: int = 3, kernel: int = 3):
+        super().__init__()
+        self.first = Conv2d(inputs, channels, first_kernel)
+        self.second = Conv2d(channels, channels, kernel, scale=config.branch_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(lrelu(self.first(x)))
+
+
+class Down(nn.Module):
+    """From a finer level to the next coarser one, (B, C, S, S) -> (B, C', S', S'); section 2.2."""
+
+    def __init__(self, fine: Level, coarse: Level, config: ModelConfig):
+        super().__init__()
+        flat = config.flat_channels if coarse.size == 1 else 0
+        self.narrow = Conv2d(fine.channels, flat, 1) if flat else None
+        if coarse.size == 1:
+            self.conv = Conv2d(flat or fine.channels, coarse.channels, fine.size, padding=0)
+        else:
+            self.conv = Conv2d(fine.channels, coarse.channels, 3, stride=fine.size // coarse.size)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.narrow:
+            h = lrelu(self.narrow(h))
+        return lrelu(self.conv(h))
+
+
+class Up(nn.Module):
+    """From a coarser level to the next finer one, (B, C', S', S') -> (B, C, S, S); section 2.2."""
+
+    def __init__(self, coarse: Level, fine: Level, config: ModelConfig):
+        super().__init__()
+        self.ratio = fine.size // coarse.size
+        self.flat = coarse.size == 1
+        self.first = config.narrow_concat or self.flat  # a 1x1 convolution costs less before enlarging than after
+        flat = config.flat_channels or fine.channels
+        self.spread = Conv2d(coarse.channels, flat * fine.size**2, 1) if self.flat else None
+        self.conv = Conv2d(flat if self.flat else coarse.channels, fine.channels, 1 if self.first else 3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.spread:
+            return lrelu(self.conv(F.pixel_shuffle(lrelu(self.spread(h)), self.ratio)))
+        if self.first:
+            return enlarge(lrelu(self.conv(h)), self.ratio)
+        return lrelu(self.conv(enlarge(h, self.ratio)))
+
+
+def enlarge(h: Tensor, ratio: int) -> Tensor:
+    """Nearest-neighbour enlargement, (B, C, S, S) -> (B, C, ratio S, ratio S)."""
+    return h if ratio == 1 else F.interpolate(h, scale_factor=ratio, mode="nearest")
+
+
+class ImageInput(nn.Module):
+    """Image channels (B, inputs, image_size, image_size) -> features of the finest level."""
+
+    def __init__(self, inputs: int, config: ModelConfig):
+        super().__init__()
+        finest = config.levels[-1]
+        ratio = config.image_size // finest.size
+        self.shuffle = ratio if config.pixel_shuffle else 1
+        kernel, stride = (3, 1) if config.pixel_shuffle or ratio == 1 else (5, ratio)
+        self.conv = Conv2d(inputs * self.shuffle**2, finest.channels, kernel, stride=stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return lrelu(self.conv(F.pixel_unshuffle(image, self.shuffle)))
+
+
+class ImageOutput(nn.Module):
+    """Final top-down state (B, C, S, S) -> raw parameters of the pixel distributions (B, P, image_size, image_size).
+
+    With `pixel_shuffle` it works at the finest level's size, and sees the stage's input image once more, so that what
+    it puts into the hole can join what is around it to the pixel.
+    """
+
+    def __init__(self, inputs: int, parameters: int, config: ModelConfig):
+        super().__init__()
+        finest = config.levels[-1]
+        self.ratio = config.image_size // finest.size
+        self.shuffle = config.pixel_shuffle
+        if self.shuffle:
+            self.hidden = Conv2d(finest.channels + inputs * self.ratio**2, finest.channels, 3)
+            self.conv = Conv2d(finest.channels, parameters * self.ratio**2, 1, output=True)
+        else:
+            self.conv = Conv2d(finest.channels, parameters, 3, output=True)
+
+    def forward(self, h_td: Tensor, image: Tensor) -> Tensor:
+        if not self.shuffle:
+            return self.conv(enlarge(h_td, self.ratio))
+        seen = F.pixel_unshuffle(image, self.ratio).to(h_td.dtype)
+        h = lrelu(self.hidden(torch.cat([h_td, seen], dim=1)))
+        return F.pixel_shuffle(self.conv(h), self.ratio)

@@ -1,0 +1,247 @@
+"""A run's state and its one update: two optimisers, averaged weights, schedules, what a checkpoint keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW, Muon
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from matfill import bounds
+from matfill.checkpoint import WEIGHTS_NAME, load_tensors, save_tensors, save_weights
+from matfill.config import TrainConfig
+from matfill.errors import MatfillError, WeightsError
+from matfill.layers import Conv2d
+from matfill.model import ConditionalMatNet
+from matfill.stacks import Noise
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+CHECKPOINT_FORMAT = "matfill checkpoint 1"
+MOST_SKIPS = 100  # skipped updates in a row after which a run is given up
+GUARD_UPDATES = 50  # updates after which the usual gradient norm is known well enough to skip by it
+
+
+def unit_images(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, C, H, W) -> float32 in [0, 1] on `device`."""
+    return images.to(device).float() / 255
+
+
+def gaussian_noise(device: torch.device, *seed: int) -> Noise:
+    """Standard normal noise of any shape that is a function of the seed words alone."""
+    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+    generator = torch.Generator(device).manual_seed(state)
+    return lambda shape: torch.randn(shape, generator=generator, device=device)
+
+
+class Objective(nn.Module):
+    """What is minimised, in nats per image value, and what is reported of it.
+
+    Free energy with weighted rates, plus `prediction_weight` times the squared error of the prediction: the mean of
+    the output with every z at the mean of its prior, on the first half of the batch, in nats of a Gaussian with a
+    standard deviation of 0.1. (A hybrid of the kind of Sohn et al. 2015, section 4.2; the bound itself stays as it is.)
+    """
+
+    def __init__(self, model: ConditionalMatNet, prediction_weight: float = 0.0):
+        super().__init__()
+        self.model, self.prediction_weight = model, prediction_weight
+
+    def forward(self, x: Tensor, missing: Tensor, noise: Noise, kl_weights: list[float]) -> tuple[Tensor, Tensor]:
+        """Loss (a scalar), and sums over the batch: missing dims, distortion, rate of each (stage, level).
+
+        `kl_weights` are the rates' weights, level by level from the coarsest.
+        """
+        trace = self.model(x, missing, noise)
+        distortion, rates = bounds.distortion(trace), bounds.rates(trace)
+        loss = distortion.mean() + sum(kl_weights[level] * rate.mean() for (_, level), rate in rates.items())
+        if self.prediction_weight:
+            half = (len(x) + 1) // 2
+            loss = loss + self.prediction_weight * self._prediction_error(x[:half], missing[:half]) / half
+        parts = [bounds.missing_dims(trace), distortion, *rates.values()]
+        return loss / self.model.config.dims, torch.stack([part.detach().float().sum() for part in parts])
+
+    def _prediction_error(self, x: Tensor, missing: Tensor) -> Tensor:
+        flat = (0.0,) * len(self.model.config.levels)
+        trace = self.model.generate(x, missing, lambda shape: torch.zeros(shape, device=x.device), flat)
+        target = x.movedim(1, -1)[missing[:, 0]]
+        return (trace.pixels.mean - target).square().sum() / (2 * 0.1**2)
+
+
+def summarise(sums: Tensor, images: int, levels: int) -> dict[str, Any]:
+    """What `Objective` summed up over some images, as means for people: bits/dim, nats per image."""
+    dims, distortion, *rates = sums.tolist()
+    stages = [rates[i : i + levels] for i in range(0, len(rates), levels)]
+    return {
+        "bits_per_dim": (distortion + sum(rates)) / dims / math.log(2),
+        "distortion": distortion / images,
+        "rates": [[rate / images for rate in stage] for stage in stages],
+    }
+
+
+@torch.no_grad()
+def heldout_scores(
+    model: ConditionalMatNet, images: Tensor, missing: Tensor, *, seed: int, precision: str, batch: int = 64
+) -> dict[str, Any]:
+    """Single-sample free energy of uint8 images (N, C, H, W), summarised; noise is a function of `seed`."""
+    device = model.mean_image.device
+    objective, total, noise = Objective(model), 0, gaussian_noise(device, seed, 1)
+    ones = [1.0] * len(model.config.levels)
+    for x, hole in zip(images.split(batch), missing.split(batch), strict=True):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            total = total + objective(unit_images(x, device), hole.to(device), noise, ones)[1]
+    return summarise(total, len(images), len(model.config.levels))
+
+
+@dataclass
+class Progress:
+    """What a run needs to know of its past, besides tensors; stored in the checkpoint as it is."""
+
+    update: int = 0
+    seconds: float = 0.0  #: of training, pauses between resumes not counted
+    images: int = 0
+    skipped: int = 0
+    usual_norm: float = 0.0  #: running mean of gradient norms
+    commit: str = ""
+
+
+class Trainer:
+    """Everything of a run that a checkpoint keeps, and the update that changes it."""
+
+    def __init__(self, model: ConditionalMatNet, config: TrainConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.model = model.to(device)
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        objective = Objective(self.model, config.prediction_weight)
+        self.objective = DistributedDataParallel(objective) if dist.is_initialized() else objective
+        self.ema = AveragedModel(self.model, multi_avg_fn=self._average)
+        self.progress = Progress()
+        self.consecutive_skips = 0
+        matrices = [
+            m.weight for m in model.modules() if isinstance(m, Conv2d) and not m.output and m.weight.shape[0] >= 16
+        ] if config.muon_learning_rate else []  # fmt: skip
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            AdamW(rest, config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+        ]
+        if matrices:
+            self.optimizers.append(Muon(matrices, config.muon_learning_rate, weight_decay=config.weight_decay))
+        self.schedules = [LambdaLR(optimizer, self._rate_factor) for optimizer in self.optimizers]
+
+    def share_done(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        if self.config.updates is not None:
+            return min(1.0, self.progress.update / self.config.updates)
+        return min(1.0, self.progress.seconds / (60 * self.config.minutes))
+
+    def _rate_factor(self, update: int) -> float:
+        warmup = min(1.0, (update + 1) / max(1, self.config.warmup))
+        decay = self.config.decay
+        falling = max(0.0, (self.share_done() - (1 - decay)) / decay) if decay else 0.0
+        return warmup * 0.5 * (1 + math.cos(math.pi * falling))
+
+    def kl_weights(self) -> list[float]:
+        """Of every level's rate, coarsest first: coarser latents stay cheap for longer, or they never come to life."""
+        count = len(self.model.config.levels)
+        lengths = [max(1, self.config.kl_warmup * 2 ** (count - 1 - level)) for level in range(count)]
+        return [min(1.0, (self.progress.update + 1) / length) for length in lengths]
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        # early on the average must not remember the random start: a running mean at first, then exponential
+        decay = min(self.config.ema, (1 + self.progress.update) / (10 + self.progress.update))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def step(self, images: Tensor, missing: Tensor, noise: Noise | None = None) -> tuple[Tensor, float]:
+        """One update on uint8 images (b, C, H, W) and missing (b, 1, H, W): the sums of `Objective`, gradient norm.
+
+        An update whose gradient is not finite, or far larger than usual, changes nothing but the count of skips.
+        """
+        config, progress = self.config, self.progress
+        noise = noise or gaussian_noise(self.device, config.seed, 0, progress.update, self.rank)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            x = unit_images(images, self.device)
+            loss, sums = self.objective(x, missing.to(self.device), noise, self.kl_weights())
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        limit = config.skip * progress.usual_norm if progress.update >= GUARD_UPDATES else math.inf
+        if math.isfinite(norm) and norm <= limit:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.consecutive_skips = 0
+        else:
+            progress.skipped += 1
+            self.consecutive_skips += 1
+        if math.isfinite(norm):  # a lasting rise is let in step by step, a single spike hardly counts
+            progress.usual_norm += (min(norm, limit) - progress.usual_norm) / min(progress.update + 1, 100)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        progress.update += 1
+        progress.images += config.batch
+        for schedule in self.schedules:
+            schedule.step()
+        self.ema.update_parameters(self.model)
+        if self.consecutive_skips >= MOST_SKIPS:
+            raise MatfillError(
+                f"training has diverged: {MOST_SKIPS} updates in a row had no usable gradient, up to update "
+                f"{progress.update}; resume from the last checkpoint with lower learning rates"
+            )
+        return sums, norm
+
+    def save(self, folder: Path, card: dict[str, Any]) -> None:
+        """Write the checkpoint and the averaged weights. Parameters that are not finite are refused."""
+        if not all(p.isfinite().all() for p in self.model.parameters()):
+            raise MatfillError("the parameters are no longer finite; the last good checkpoint is kept")
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
+        groups = []
+        for i, optimizer in enumerate(self.optimizers):
+            state = optimizer.state_dict()
+            groups.append(state["param_groups"])
+            for index, values in state["state"].items():
+                tensors |= {f"optimizer.{i}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        training = {
+            "updates": self.progress.update,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "images": self.progress.images,
+        }
+        card = {**card, "recipe": self.config.to_dict(), "training": {**card.get("training", {}), **training}}
+        schedules = [{"last_epoch": s.last_epoch, "_last_lr": s.get_last_lr()} for s in self.schedules]
+        state = {"progress": vars(self.progress), "groups": groups, "schedules": schedules}
+        header = {"format": CHECKPOINT_FORMAT, "model": self.model.config.to_dict(), "card": card, "state": state}
+        # shared memory is not for safetensors: the average's copy of a tensor is never the model's own
+        save_tensors(folder / CHECKPOINT_NAME, tensors, header)
+        save_weights(folder / WEIGHTS_NAME, self.ema.module, card, torch.float16)
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go back to what `save` wrote."""
+        for prefix, module in (("model.", self.model), ("ema.", self.ema.module)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for i, optimizer in enumerate(self.optimizers):
+            found: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer.{i}."):
+                    _, _, index, key = name.split(".", 3)
+                    found.setdefault(int(index), {})[key] = tensor
+            optimizer.load_state_dict({"state": found, "param_groups": state["groups"][i]})
+        for schedule, values in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict({**schedule.state_dict(), **values})
+        self.ema.n_averaged.fill_(1)
+        self.progress = Progress(**state["progress"])
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a run folder's checkpoint; WeightsError where there is none that this version reads."""
+    if not (folder / CHECKPOINT_NAME).is_file():
+        raise WeightsError(f"nothing to resume in {folder}: it holds no {CHECKPOINT_NAME}; start without --resume")
+    tensors, header = load_tensors(folder / CHECKPOINT_NAME)
+    if header.get("format") != CHECKPOINT_FORMAT:
+        raise WeightsError(f"{folder / CHECKPOINT_NAME} is not a checkpoint of this version of matfill")
+    return tensors, header

@@ -1,0 +1,312 @@
+"""Runs: started, resumed, carried to their end on any number of processes, and leaving their mark in a folder.
+
+It knows nothing of the terminal: progress goes to a callback and to `metrics.jsonl` in the run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed as dist
+from torch.utils.data import DataLoader
+
+import matfill
+from matfill import recipes
+from matfill.checkpoint import load_weights
+from matfill.config import ModelConfig, TrainConfig
+from matfill.data import ImageFolder, TrainBatches, heldout, mean_image, open_folder
+from matfill.devices import fastest_precision, pick_device
+from matfill.errors import ConfigError, DataError, MatfillError
+from matfill.model import ConditionalMatNet
+from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_checkpoint, summarise
+
+METRICS_NAME = "metrics.jsonl"
+LOG_SECONDS = 10.0
+
+Event = dict[str, Any]
+Report = Callable[[Event], None]
+T = TypeVar("T")
+
+
+# --- one run, from its arguments -------------------------------------------------------------------------------------
+
+
+def run(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str = "faces",
+    paper: bool = False,
+    fit: str = "crop",
+    resume: bool = False,
+    init: str | None = None,
+    device: str = "auto",
+    changes: dict[str, Any] | None = None,
+    report: Report = lambda event: None,
+) -> str:
+    """Train on a folder of images; "finished" or "stopped" (asked to by Ctrl-C or SIGTERM), with a checkpoint saved.
+
+    `changes` replace fields of the recipe's TrainConfig, or, on `resume`, only its length; `init` names weights to
+    start from. Under torchrun every process calls this; the first one writes. On several machines, `out` has to be a
+    folder that all of them share for a run to be resumed.
+    """
+    chosen = pick_device(device)
+    with process_group(chosen):
+        header: dict[str, Any] | None = None
+        if resume:
+            tensors, header = load_checkpoint(out)
+            model_config = ModelConfig.from_dict(header["model"])
+            config = resumed_config(TrainConfig.from_dict(header["card"]["recipe"]), changes or {})
+        else:
+            if (out / CHECKPOINT_NAME).exists():
+                raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
+            start = load_weights(init) if init else None
+            model_config, config = new_config(recipe, paper, start and start[0].config, changes or {}, chosen)
+        if resume and "fit" in header["card"]["data"]:
+            fit = header["card"]["data"]["fit"]
+        data = in_turns(lambda: open_data(folder, out, model_config, fit, report))
+        report({"event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt, **data.summary()})
+        if resume:
+            trainer = Trainer(ConditionalMatNet(model_config), config, chosen)
+            trainer.restore(tensors, header["state"])
+            card = header["card"]
+            if card["data"]["fingerprint"] != data.fingerprint:
+                report({"event": "notice", "text": "the images are not those that this run began with"})
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = start[0].train() if start else ConditionalMatNet(model_config)
+            model.mean_image.copy_(mean_image(data.train))
+            trainer = Trainer(model, config, chosen)
+            card = {
+                "data": {"folder": folder.name, **data.summary()},
+                "training": {"source": source_version(), "recipe": recipe, "paper": paper},
+            }
+            if start:
+                card["training"]["init"] = {"weights": init, "training": start[1].get("training")}
+        report(
+            {
+                "event": "start",
+                "config": config,
+                "model": model_config,
+                "device": str(chosen),
+                "update": trainer.progress.update,
+                "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            }
+        )
+        return train(trainer, data, out, card, report)
+
+
+def new_config(
+    recipe: str, paper: bool, init: ModelConfig | None, changes: dict[str, Any], device: torch.device
+) -> tuple[ModelConfig, TrainConfig]:
+    """What a fresh run is: the recipe with changes; the model of `init`, where weights to start from are given."""
+    model, config = recipes.recipe(recipe)
+    if {"minutes", "updates"} & changes.keys():
+        changes = {"minutes": None, "updates": None, **changes}
+    changes.setdefault("precision", fastest_precision(device))
+    config = dataclasses.replace(config, **changes)
+    if init and paper:
+        raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
+    return init or (model.paper() if paper else model), config
+
+
+def resumed_config(saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """The run's own configuration with its length changed; ConfigError where anything else would differ."""
+    length = {key: changes[key] for key in ("minutes", "updates") if key in changes}
+    for name, value in changes.items():
+        if name not in length and value != getattr(saved, name):
+            raise ConfigError(
+                f"this run has {name} {getattr(saved, name)!r}, not {value!r}; a resumed run keeps its "
+                "own settings, only --minutes or --updates can change"
+            )
+    return dataclasses.replace(saved, **({"minutes": None, "updates": None} | length if length else {}))
+
+
+def open_data(folder: Path, out: Path, model: ModelConfig, fit: str, report: Report) -> ImageFolder:
+    """The folder's images at the model's size, from the cache beside the run where it still holds."""
+
+    def progress(done: int, total: int) -> None:
+        report({"event": "decode", "done": done, "total": total})
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the run folder {out}: {error.strerror}") from None
+    return open_folder(
+        folder, size=model.image_size, channels=model.image_channels, fit=fit, cache=out / "cache", on_progress=progress
+    )
+
+
+def source_version() -> str:
+    """matfill's version, with the commit where it runs from a checkout."""
+    here = Path(matfill.__file__).parent.parent
+    if (here / ".git").exists():
+        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
+        if found.returncode == 0:
+            return f"{matfill.__version__} ({found.stdout.strip()})"
+    return matfill.__version__
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes where torchrun started this one; do nothing elsewhere."""
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def in_turns(build: Callable[[], T]) -> T:
+    """`build()` in the first process, then in each machine's first, then in the others: a cache is built once each."""
+    if not dist.is_initialized():
+        return build()
+    turn = 0 if dist.get_rank() == 0 else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
+    for current in range(3):
+        if current == turn:
+            result = build()
+        dist.barrier()
+    return result
+
+
+def agree(device: torch.device, *values: float) -> list[float]:
+    """The largest of each value over all processes, so that all of them stop, and decay, at the same update."""
+    if not dist.is_initialized():
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Inside the block Ctrl-C and SIGTERM only ask for a stop: the function it yields says whether one did."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """What a run measures, one JSON object a line in metrics.jsonl, each with `update`; lines also go to `report`."""
+
+    def __init__(self, folder: Path, trainer: Trainer, report: Report):
+        self.path, self.trainer, self.report = folder / METRICS_NAME, trainer, report
+        if self.path.exists():  # forget what was measured after the checkpoint that the run goes on from
+            whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            self.path.write_text("".join(x for x in whole if json.loads(x)["update"] <= trainer.progress.update))
+
+    def write(self, event: str, values: Event) -> None:
+        progress = self.trainer.progress
+        line = {"event": event, "update": progress.update, "minutes": round(progress.seconds / 60, 3), **values}
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            reason = error.strerror or error
+            raise MatfillError(f"cannot write {self.path}: {reason}; the last good checkpoint is kept") from None
+        self.report(line)
+
+
+def train(trainer: Trainer, data: ImageFolder, folder: Path, card: dict[str, Any], report: Report) -> str:
+    """The loop: until the configured end, or until asked to stop; see `run` for what it returns.
+
+    `report` gets {"event": "update" | "log" | "skip" | "checkpoint", ...}; log and checkpoint events also go to
+    metrics.jsonl. Only the first process reports and writes.
+    """
+    config, progress = trainer.config, trainer.progress
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    writer = trainer.rank == 0
+    batches = TrainBatches(
+        data.train,
+        batch=config.batch,
+        mask=config.mask,
+        seed=config.seed,
+        flip=config.flip,
+        rank=trainer.rank,
+        world=world,
+    )
+    held = heldout(data.val, config.holdout, config.mask, config.seed)
+    levels = len(trainer.model.config.levels)
+    journal = Journal(folder, trainer, report) if writer else None
+
+    def checkpoint() -> None:
+        scores = heldout_scores(trainer.ema.module, *held, seed=config.seed, precision=config.precision)
+        trainer.save(folder, {**card, "validation": {**scores, "images": len(held[0])}})
+        journal.write("checkpoint", {"heldout": scores})
+
+    with stop_requests() as asked:
+        stop = False
+        sums, images_seen, since = 0, 0, time.monotonic()
+        last = saved = since
+        for images, missing in DataLoader(batches, batch_size=None, sampler=range(progress.update, 2**62)):
+            if stop or trainer.share_done() >= 1:
+                break
+            skipped = progress.skipped
+            found, norm = trainer.step(images, missing)
+            now = time.monotonic()
+            progress.seconds, stop = agree(trainer.device, progress.seconds + now - last, float(asked()))
+            last = now
+            if not writer:
+                continue
+            sums, images_seen = sums + found, images_seen + len(images)
+            report(
+                {
+                    "event": "update",
+                    "update": progress.update,
+                    "done": trainer.share_done(),
+                    "seconds": progress.seconds,
+                }
+            )
+            if progress.skipped > skipped:
+                report({"event": "skip", "update": progress.update, "norm": norm, "skipped": progress.skipped})
+            if now - since >= LOG_SECONDS:
+                journal.write(
+                    "log",
+                    {
+                        "images_per_second": images_seen * world / (now - since),
+                        "norm": norm,
+                        "skipped": progress.skipped,
+                        "train": summarise(sums, images_seen, levels),
+                    },
+                )
+                sums, images_seen, since = 0, 0, now
+            if now - saved >= 60 * config.checkpoint_minutes:
+                checkpoint()
+                last = saved = since = time.monotonic()
+                sums, images_seen = 0, 0
+        if writer:
+            checkpoint()
+    if dist.is_initialized():
+        dist.barrier()
+    return "finished" if trainer.share_done() >= 1 else "stopped"

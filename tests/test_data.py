@@ -1,0 +1,444 @@
+"""Folders of images, their cache, and batches that depend on a seed and a position alone."""
+
+import errno
+import json
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from matfill import data
+from matfill.data import TrainBatches, heldout, mean_image, open_folder
+from matfill.errors import ConfigError, DataError, MaskError
+
+
+def paint(path, value, size=(8, 8), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def grey_folder(folder, count, start=0):
+    """`count` grey images, each of one value of its own."""
+    for value in range(start, start + count):
+        paint(folder / f"{value:03}.png", value)
+    return folder
+
+
+def opened(folder, cache=None, **options):
+    cache = cache or folder.parent / "cache"
+    return open_folder(folder, **{"size": 8, "channels": 1, "cache": cache, "seed": 0} | options)
+
+
+def values(images):
+    return [int(image[0, 0, 0]) for image in images]
+
+
+def everything(folder):
+    return [*values(folder.train), *values(folder.val), *values(folder.test)]
+
+
+def numbered(count, side=4):
+    """Images (count, side, side, 1), each filled with its own number."""
+    return np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2)
+
+
+@pytest.fixture
+def never_decode(monkeypatch):
+    def forbid():
+        def decoding(*_args):
+            pytest.fail("an image was decoded again")
+
+        monkeypatch.setattr(data, "decode_square", decoding)
+
+    return forbid
+
+
+# --- reading a folder ------------------------------------------------------------------------------------------------
+
+
+def test_every_image_lands_in_one_split_under_its_name(tmp_path):
+    folder = opened(grey_folder(tmp_path / "in", 40))
+    assert (len(folder.train), len(folder.val), len(folder.test)) == (36, 2, 2)
+    for split in ("train", "val", "test"):
+        images = getattr(folder, split)
+        assert isinstance(images, np.memmap) and images.dtype == np.uint8 and images.shape[1:] == (8, 8, 1)
+        assert values(images) == [int(name.removesuffix(".png")) for name in folder.names[split]]
+    assert sorted(everything(folder)) == list(range(40))
+    with pytest.raises(ValueError):
+        folder.train[0] = 0
+
+
+def test_the_split_depends_on_the_seed_and_on_nothing_else(tmp_path):
+    first = opened(grey_folder(tmp_path / "in", 40), tmp_path / "a")
+    again = opened(grey_folder(tmp_path / "elsewhere", 40), tmp_path / "b")
+    other = opened(tmp_path / "in", tmp_path / "c", seed=1)
+    assert first.names == again.names and first.fingerprint == again.fingerprint
+    assert set(first.names["test"]) != set(other.names["test"]) and first.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (10, (8, 1, 1))])
+def test_small_folders_are_split_as_far_as_they_go(tmp_path, count, expected):
+    folder = opened(grey_folder(tmp_path / "in", count))
+    assert (len(folder.train), len(folder.val), len(folder.test)) == expected
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation"])
+def test_split_folders_are_respected_and_what_lies_beside_them_is_not_read(tmp_path, val):
+    for name, start, count in (("train/cats", 0, 5), ("train/dogs", 5, 5), (val, 10, 3), ("test", 20, 2)):
+        grey_folder(tmp_path / "in" / name, count, start)
+    paint(tmp_path / "in" / "logo.png", 99)
+    folder = opened(tmp_path / "in")
+    assert sorted(values(folder.train)) == list(range(10))
+    assert sorted(values(folder.val)) == [10, 11, 12] and sorted(values(folder.test)) == [20, 21]
+    assert set(folder.summary()["split"].values()) == {"folder"}
+
+
+def test_a_missing_val_is_taken_from_train_but_a_missing_test_is_not(tmp_path):
+    grey_folder(tmp_path / "in" / "train", 40)
+    folder = opened(tmp_path / "in")
+    assert (len(folder.train), len(folder.val), len(folder.test)) == (38, 2, 0)
+    assert folder.summary()["split"] == {"train": "folder", "val": "train", "test": "none"}
+
+
+def test_sub_folders_odd_suffixes_and_hidden_files(tmp_path):
+    paint(tmp_path / "in" / "a" / "b" / "one.PNG", 1)
+    paint(tmp_path / "in" / "two.JPeG", 2)
+    paint(tmp_path / "in" / "three.bmp", 3)
+    for hidden in (".four.png", ".thumbs/five.png"):
+        paint(tmp_path / "in" / hidden, 99)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    folder = opened(tmp_path / "in")
+    assert sorted(sum(folder.names.values(), ())) == ["a/b/one.PNG", "three.bmp", "two.JPeG"]
+    assert not folder.unreadable
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are text there")
+def test_a_file_name_may_be_any_bytes(tmp_path, never_decode):
+    grey_folder(tmp_path / "in", 3)
+    os.rename(tmp_path / "in" / "001.png", os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
+    first = opened(tmp_path / "in")
+    never_decode()
+    assert sorted(everything(first)) == [0, 1, 2] and opened(tmp_path / "in").names == first.names
+
+
+def test_modes_and_sizes_may_be_mixed(tmp_path):
+    paint(tmp_path / "in" / "a.png", (255, 0, 0), (30, 20), "RGB")
+    paint(tmp_path / "in" / "b.png", 65535, (9, 9), "I;16")
+    paint(tmp_path / "in" / "c.png", (0, 0, 0, 0), (100, 3), "RGBA")
+    for channels, expected in ((1, [76, 255, 255]), (3, [(255, 0, 0), (255,) * 3, (255,) * 3])):
+        folder = opened(tmp_path / "in", tmp_path / f"cache{channels}", channels=channels)
+        images = {}
+        for split, names in folder.names.items():
+            images |= dict(zip(names, getattr(folder, split), strict=True))
+        for name, value in zip("abc", expected, strict=True):
+            assert (images[f"{name}.png"] == value).all()
+
+
+def test_crop_keeps_the_centre_and_squeeze_the_whole_frame(tmp_path):
+    image = Image.new("L", (32, 16), 0)
+    image.paste(255, (8, 0, 24, 16))
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "a.png")
+    assert (opened(tmp_path / "in", tmp_path / "c").train == 255).all()
+    squeezed = opened(tmp_path / "in", tmp_path / "s", fit="squeeze").train[0, 4, :, 0]
+    assert squeezed[0] < 30 and squeezed[-1] < 30 and squeezed[3] > 225 and squeezed[4] > 225
+
+
+def test_an_image_of_the_right_size_is_not_resampled(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    np.testing.assert_array_equal(opened(tmp_path / "in", channels=3).train[0], pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_shrinking_is_antialiased(tmp_path, name):
+    """A fine checkerboard has to become an even grey."""
+    board = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(board).save(tmp_path / "in" / name, quality=95)
+    small = opened(tmp_path / "in").train.astype(int)
+    assert np.abs(small - 127).max() <= 3
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("L", (16, 16), 0)
+    image.paste(255, (0, 0, 16, 8))  # stored: white on top; shown, turned by 180 degrees: white at the bottom
+    exif = Image.Exif()
+    exif[274] = 3
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "a.png", exif=exif)
+    shown = opened(tmp_path / "in", size=16).train[0]
+    assert (shown[:8] == 0).all() and (shown[8:] == 255).all()
+
+
+def test_unreadable_files_are_named_and_the_others_read(tmp_path):
+    grey_folder(tmp_path / "in", 20)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    whole = (tmp_path / "in" / "000.png").read_bytes()
+    (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    folder = opened(tmp_path / "in")
+    assert [name for name, _ in folder.unreadable] == ["bad.png", "cut.png"]
+    assert all(reason and "\n" not in reason for _, reason in folder.unreadable)
+    assert sorted(everything(folder)) == list(range(20))
+    assert folder.summary()["unreadable"] == 2
+    assert opened(tmp_path / "in").unreadable == folder.unreadable
+
+
+def test_the_summary_is_plain_json(tmp_path):
+    summary = opened(grey_folder(tmp_path / "in", 40), fit="squeeze").summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["images"] == {"train": 36, "val": 2, "test": 2}
+    assert (summary["size"], summary["channels"], summary["fit"], summary["seed"]) == (8, 1, "squeeze", 0)
+
+
+def test_progress_counts_up_to_all_files(tmp_path):
+    seen = []
+    opened(grey_folder(tmp_path / "in", 12), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 12) for done in range(1, 13)]
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_opening_decodes_nothing(tmp_path, never_decode):
+    first = opened(grey_folder(tmp_path / "in", 12))
+    never_decode()
+    second = opened(tmp_path / "in", on_progress=lambda *_: pytest.fail("progress of what?"))
+    assert not first.rebuilt and not second.rebuilt
+    assert second.names == first.names and second.summary() == first.summary()
+    for split in ("train", "val", "test"):
+        np.testing.assert_array_equal(getattr(second, split), getattr(first, split))
+
+
+def test_a_moved_folder_keeps_its_cache(tmp_path, never_decode):
+    opened(grey_folder(tmp_path / "in", 12))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    never_decode()
+    assert not opened(tmp_path / "moved").rebuilt
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "rewritten", "touched", "renamed"])
+def test_a_changed_folder_is_decoded_again(tmp_path, change):
+    folder = grey_folder(tmp_path / "in", 12)
+    before = opened(folder)
+    if change == "added":
+        paint(folder / "new.png", 200)
+    elif change == "removed":
+        (folder / "003.png").unlink()
+    elif change == "renamed":
+        (folder / "003.png").rename(folder / "new.png")
+    elif change == "rewritten":
+        paint(folder / "003.png", 200)
+    else:
+        os.utime(folder / "003.png", (1, 1))
+    after = opened(folder)
+    assert after.rebuilt
+    three = {"added": [3, 200], "removed": [], "rewritten": [200], "touched": [3], "renamed": [3]}[change]
+    assert sorted(everything(after)) == sorted([v for v in range(12) if v != 3] + three)
+    assert (after.fingerprint == before.fingerprint) == (change == "touched")
+    assert not opened(folder).rebuilt
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # the outdated array is gone
+
+
+@pytest.mark.parametrize("options", [{"size": 16}, {"channels": 3}, {"fit": "squeeze"}, {"seed": 5}])
+def test_changed_settings_are_noticed(tmp_path, options):
+    opened(grey_folder(tmp_path / "in", 12))
+    folder = opened(tmp_path / "in", **options)
+    assert folder.rebuilt and options.items() <= folder.settings.items()
+    assert folder.train.shape[1:] == (folder.settings["size"],) * 2 + (folder.settings["channels"],)
+
+
+@pytest.mark.parametrize("damage", ["array gone", "array cut", "index cut", "index of another kind", "older format"])
+def test_a_damaged_cache_is_built_again(tmp_path, damage):
+    opened(grey_folder(tmp_path / "in", 12))
+    index, array = tmp_path / "cache" / data.INDEX, next((tmp_path / "cache").glob("*.npy"))
+    if damage == "array gone":
+        array.unlink()
+    elif damage == "array cut":
+        array.write_bytes(array.read_bytes()[:-100])
+    elif damage == "index cut":
+        index.write_bytes(index.read_bytes()[:-100])
+    elif damage == "index of another kind":
+        index.write_text("[1, 2, 3]")
+    else:
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"format": -1}))
+    folder = opened(tmp_path / "in")
+    assert folder.rebuilt and len(folder.train) == 10
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_cannot_be_written_leaves_no_half_cache(tmp_path, monkeypatch, error):
+    grey_folder(tmp_path / "in", 12)
+
+    def fail(_handle):
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(DataError, match="no room" if error == errno.ENOSPC else "cannot write") as caught:
+            opened(tmp_path / "in")
+    assert str(tmp_path / "cache") in str(caught.value)
+    assert not list((tmp_path / "cache").iterdir())
+    assert len(opened(tmp_path / "in").train) == 10
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+def refusal(folder):
+    with pytest.raises(DataError) as caught:
+        opened(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def test_folders_that_cannot_serve_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no image")
+    grey_folder(tmp_path / "only" / "test", 3)
+    grey_folder(tmp_path / "half" / "test", 3)
+    (tmp_path / "half" / "train").mkdir()
+    (tmp_path / "half" / "train" / "b.png").write_text("no image")
+    assert "there is no folder" in refusal(tmp_path / "nowhere")
+    assert "is a file" in refusal(tmp_path / "file")
+    assert "holds no image file" in refusal(tmp_path / "empty")
+    assert "holds no image file" in refusal(tmp_path / "text")
+    assert "a.png" in refusal(tmp_path / "broken")
+    assert "none in train/" in refusal(tmp_path / "only")
+    assert "train/b.png" in refusal(tmp_path / "half")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_unknown_fit_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'stretch'; allowed: crop, squeeze"):
+        opened(grey_folder(tmp_path / "in", 3), fit="stretch")
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def batches(count=10, **options):
+    return TrainBatches(numbered(count), **{"mask": "random2x2", "batch": 4, "seed": 0} | options)
+
+
+def numbers(batch):
+    return batch[0][:, 0, 0, 0].tolist()
+
+
+def test_a_batch_has_the_promised_shapes():
+    images = np.zeros((9, 6, 8, 3), np.uint8)
+    pixels, missing = TrainBatches(images, mask="left", batch=4, seed=0)[0]
+    assert pixels.dtype == torch.uint8 and pixels.shape == (4, 3, 6, 8) and pixels.is_contiguous()
+    assert missing.dtype == torch.bool and missing.shape == (4, 1, 6, 8)
+    assert missing[..., :4].all() and not missing[..., 4:].any()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (12, 4), (7, 7), (11, 3)])
+def test_every_image_is_seen_once_in_each_epoch(count, batch):
+    source = batches(count, batch=batch)
+    seen = [number for update in range(3 * count) for number in numbers(source[update])]
+    epochs = [seen[i * count : (i + 1) * count] for i in range(3 * batch)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_update_does_not_depend_on_those_before():
+    in_order = [batches(flip=True)[update] for update in range(12)]
+    source = batches(flip=True)
+    for update in (11, 0, 5, 2, 2, 7, 10, 1, 6):
+        for ours, theirs in zip(source[update], in_order[update], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_processes_shares_make_up_the_whole_batch(world):
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True}
+    whole = TrainBatches(images, **options)
+    shares = [TrainBatches(images, **options, rank=rank, world=world) for rank in range(world)]
+    for update in range(6):
+        for part, expected in enumerate(whole[update]):
+            assert torch.equal(torch.cat([share[update][part] for share in shares]), expected)
+
+
+def test_seeds_and_updates_draw_anew():
+    one, other = batches(100), batches(100, seed=1)
+    assert numbers(one[0]) != numbers(other[0]) and not torch.equal(one[0][1], other[0][1])
+    masks = torch.cat([batches(100, mask="pixels50")[update][1] for update in range(10)])
+    assert len(masks.flatten(1).unique(dim=0)) == 40
+
+
+def test_flip_mirrors_half_of_the_images_left_to_right_and_nothing_else():
+    images = np.arange(4, dtype=np.uint8)[None, None, :, None].repeat(50, 0).repeat(3, 1)
+    plain = TrainBatches(images, mask="top", batch=50, seed=0)
+    flipped = TrainBatches(images, mask="top", batch=50, seed=0, flip=True)
+    rows = torch.cat([flipped[update][0] for update in range(10)])[:, 0, 0]
+    assert set(map(tuple, rows.tolist())) == {(0, 1, 2, 3), (3, 2, 1, 0)}
+    assert 0.4 < (rows[:, 0] == 3).float().mean() < 0.6
+    assert (plain[0][0][:, 0, 0, 0] == 0).all()
+    assert (images[:, 0, 0] == 0).all()  # the images themselves stay as they are
+
+
+def test_a_data_loader_takes_any_range_of_updates():
+    source = batches()
+    loaded = list(DataLoader(source, batch_size=None, sampler=range(5, 8)))
+    assert len(loaded) == 3
+    for update, batch in zip(range(5, 8), loaded, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, source[update], strict=True))
+    assert numbers(pickle.loads(pickle.dumps(source))[3]) == numbers(source[3])
+
+
+def test_batches_that_cannot_be_made_are_refused():
+    with pytest.raises(ConfigError, match="batch of 4 cannot be shared by 3"):
+        batches(world=3)
+    with pytest.raises(DataError, match="3 images are too few for a batch of 4"):
+        batches(3)
+    with pytest.raises(MaskError, match=r"20x20.*4x4"):
+        batches(mask="random3x20")
+
+
+# --- held-out images and the mean ------------------------------------------------------------------------------------
+
+
+def test_heldout_is_always_the_same_and_a_smaller_count_is_its_beginning():
+    images = numbered(50, 8)
+    pixels, missing = heldout(images, 20, "strokes", 0)
+    assert pixels.shape == (20, 1, 8, 8) and pixels.dtype == torch.uint8
+    assert missing.shape == (20, 1, 8, 8) and missing.dtype == torch.bool
+    assert len(set(pixels[:, 0, 0, 0].tolist())) == 20
+    fewer = heldout(images, 7, "strokes", 0)
+    assert torch.equal(fewer[0], pixels[:7]) and torch.equal(fewer[1], missing[:7])
+    other = heldout(images, 20, "strokes", 1)
+    assert not torch.equal(other[0], pixels) and not torch.equal(other[1], missing)
+    assert len(heldout(images, 512, "strokes", 0)[0]) == 50
+
+
+def test_no_held_out_image_is_an_error():
+    with pytest.raises(DataError, match="no held-out image"):
+        heldout(np.zeros((0, 4, 4, 1), np.uint8), 5, "left", 0)
+
+
+def test_mean_image_is_the_mean():
+    images = np.random.default_rng(0).integers(0, 256, (700, 4, 5, 3), dtype=np.uint8)
+    mean = mean_image(images)
+    assert mean.dtype == torch.float32 and mean.shape == (3, 4, 5)
+    np.testing.assert_allclose(mean.numpy(), images.mean(axis=0).transpose(2, 0, 1) / 255, atol=1e-6)
+
+
+def test_mean_image_takes_a_limited_number_from_all_over():
+    halves = np.zeros((1000, 1, 1, 1), np.uint8)
+    halves[500:] = 255
+    assert mean_image(halves, limit=100).item() == pytest.approx(0.5)
+    with pytest.raises(DataError, match="no image"):
+        mean_image(halves[:0])
