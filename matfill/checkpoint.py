@@ -6,6 +6,7 @@ that loading needs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -46,6 +47,8 @@ def load_tensors(path: Path, *, card_only: bool = False) -> tuple[dict[str, Tens
             metadata = file.metadata() or {}
             tensors = {} if card_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         card = json.loads(metadata["matfill"])
+        if not isinstance(card, dict):
+            raise ValueError("its card is no JSON object")
     except FileNotFoundError:
         raise WeightsError(f"no such file: {path}") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -64,10 +67,10 @@ def load_weights(weights: str | os.PathLike[str]) -> tuple[ConditionalMatNet, di
     """The model (float32, on the CPU, in eval mode) and the card of a bundled name, a file, or a run folder."""
     path = find(weights)
     tensors, card = load_tensors(path)
-    if card.get("format") != FORMAT:
-        raise WeightsError(f"{path} says its format is {card.get('format')!r}; this version reads {FORMAT!r}")
+    _require_format(path, card)
     try:
-        model = ConditionalMatNet(ModelConfig.from_dict(card["model"]))
+        with torch.device("meta"):  # shapes only: neither time nor random numbers go into initial weights
+            model = ConditionalMatNet(ModelConfig.from_dict(card.get("model")))
     except ConfigError as error:
         raise WeightsError(f"{path} needs another version of matfill: {error}") from None
     expected = model.state_dict()
@@ -76,14 +79,20 @@ def load_weights(weights: str | os.PathLike[str]) -> tuple[ConditionalMatNet, di
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape or not tensor.isfinite().all():
             raise WeightsError(f"{path} does not hold the model its card describes: {name} has a wrong shape or value")
-    model.load_state_dict(tensors, strict=True)
+    model.load_state_dict({name: t.to(torch.float32, copy=True) for name, t in tensors.items()}, assign=True)
     return model.eval(), card
+
+
+def _require_format(path: Path, card: Mapping[str, Any]) -> None:
+    if card.get("format") != FORMAT:
+        raise WeightsError(f"{path} says its format is {card.get('format')!r}; this version reads {FORMAT!r}")
 
 
 def describe(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """The card, with the file's size in MiB and its number of parameters; no tensor is read."""
     path = find(weights)
     card = load_tensors(path, card_only=True)[1]
+    _require_format(path, card)
     with safe_open(os.fspath(path), framework="pt") as file:
         values = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     size = round(path.stat().st_size / 2**20, 2)
@@ -104,8 +113,9 @@ def find(weights: str | os.PathLike[str]) -> Path:
     path, names = Path(weights), bundled()
     if str(weights) in names:
         return names[str(weights)]
-    if path.is_dir():
-        path = path / WEIGHTS_NAME
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name too long for the system, a folder it keeps closed
+        if path.is_dir():
+            path = path / WEIGHTS_NAME
+        if path.is_file():
+            return path
     raise WeightsError(f"no weights {str(weights)!r}: neither a file nor a bundled name ({', '.join(names) or 'none'})")

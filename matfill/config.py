@@ -6,9 +6,11 @@ Nothing here imports torch, so the command line can show defaults without paying
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields
+import math
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from matfill.errors import ConfigError
 
@@ -31,21 +33,46 @@ def _require(ok: bool, owner: object, name: str, allowed: str) -> None:
         raise ConfigError(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}; allowed: {allowed}")
 
 
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of an annotated type. A whole number may stand for a float; True is no number, nor is NaN."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_fits(each, kinds[0]) for each in value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) is kind
+
+
 class _Config:
-    """Strict conversion between a frozen dataclass and the plain dict that JSON stores."""
+    """Checked types, and strict conversion between a frozen dataclass and the plain dict that JSON stores."""
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for field in fields(self):
+            name = field.name
+            if isinstance(getattr(self, name), list):  # what JSON makes of a tuple
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            _require(_fits(getattr(self, name), kinds[name]), self, name, f"a value of type {field.type}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is {values!r}; allowed: a dict of its fields")
+        known = {f.name: f for f in fields(cls)}
+        if unknown := sorted(set(values) - set(known), key=str):
             raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"{cls.__name__}: {error}") from None
+        if absent := [name for name, f in known.items() if f.default is MISSING and name not in values]:
+            raise ConfigError(f"{cls.__name__} lacks its field {absent[0]!r}; allowed: {known[absent[0]].type}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -58,9 +85,9 @@ class Level(_Config):
     modules: int = 1  #: top-down modules, each with its own z
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("size", "channels", "latents", "modules"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, self, name, "a whole number from 1")
+            _require(getattr(self, name) >= 1, self, name, "a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -79,11 +106,15 @@ class ModelConfig(_Config):
     narrow_concat: bool = True  #: the first convolution after a concatenation is 1x1 (paper: 3x3)
     pixel_shuffle: bool = True  #: images enter and leave by pixel (un)shuffling; the output layer sees its input again
     flat_channels: int = 16  #: channels kept on the way into and out of a 1x1 level; 0 keeps all (paper)
+    bounded_latents: bool = True  #: means and log-variances of z are softly bounded
     branch_scale: float = 0.5  #: initial scale of residual branches; the paper's is 1
 
     def __post_init__(self) -> None:
-        levels = tuple(Level.from_dict(x) if isinstance(x, dict) else x for x in self.levels)
-        object.__setattr__(self, "levels", levels)
+        if isinstance(self.levels, (list, tuple)):
+            levels = tuple(Level.from_dict(x) if isinstance(x, dict) else x for x in self.levels)
+            object.__setattr__(self, "levels", levels)
+        super().__post_init__()
+        levels = self.levels
         _require(self.image_size >= 1, self, "image_size", "a whole number from 1")
         _require(self.image_channels in (1, 3), self, "image_channels", "1, 3")
         _require(len(levels) >= 1, self, "levels", "at least one level")
@@ -119,6 +150,7 @@ class ModelConfig(_Config):
             channel_coupling=False,
             merge_to_top_down=False,
             narrow_concat=False,
+            bounded_latents=False,
             pixel_shuffle=False,
             flat_channels=0,
             branch_scale=1.0,
@@ -135,15 +167,15 @@ class TrainConfig(_Config):
     minutes: float | None = None  #: length of the run in minutes of training, pauses between resumes not counted
     seed: int = 0  #: of initial weights, order of images, masks, latent noise
     precision: str = "float32"  #: of the networks, one of PRECISIONS; densities and sums are always float32
-    learning_rate: float = 1e-3  #: AdamW: biases, scales, output layers, small kernels
-    muon_learning_rate: float = 0.02  #: Muon: kernels with 16 outputs or more; 0 gives every parameter to AdamW
+    learning_rate: float = 7e-4  #: AdamW: biases, scales, output layers, small kernels
+    muon_learning_rate: float = 0.015  #: Muon: kernels with 16 outputs or more; 0 gives every parameter to AdamW
     betas: tuple[float, float] = (0.9, 0.99)  #: AdamW's
     eps: float = 1e-6  #: AdamW's
-    weight_decay: float = 0.0  #: of both optimisers, decoupled
+    weight_decay: float = 0.2  #: Muon's, decoupled; without it kernels grow with every update until training diverges
     warmup: int = 100  #: updates over which the learning rate rises
-    decay: float = 0.4  #: last share of the run over which the learning rate falls to zero, along a cosine
+    decay: float = 0.8  #: last share of the run over which the learning rate falls to zero, along a cosine
     kl_warmup: int = 300  #: updates over which the finest level's rate gains its weight; each coarser level takes twice
-    prediction_weight: float = 1.0  #: of the squared error of the filling with every z at its prior mean; 0 for none
+    prediction_weight: float = 1.0  #: of the squared error of predictions without the finer levels' z; 0 for none
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
     clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)
     skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
@@ -152,7 +184,7 @@ class TrainConfig(_Config):
     checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        super().__post_init__()
         _require(self.batch >= 1, self, "batch", "a whole number from 1")
         _require(
             (self.updates is None) != (self.minutes is None),
@@ -166,6 +198,10 @@ class TrainConfig(_Config):
         _require(self.precision in PRECISIONS, self, "precision", ", ".join(PRECISIONS))
         _require(self.learning_rate > 0, self, "learning_rate", "a number above 0")
         _require(self.muon_learning_rate >= 0, self, "muon_learning_rate", "a number from 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), self, "betas", "two numbers from 0 to below 1")
+        _require(self.eps > 0, self, "eps", "a number above 0")
+        _require(self.weight_decay >= 0, self, "weight_decay", "a number from 0")
+        _require(self.warmup >= 0, self, "warmup", "a whole number from 0")
         _require(self.kl_warmup >= 0, self, "kl_warmup", "a whole number from 0")
         _require(self.prediction_weight >= 0, self, "prediction_weight", "a number from 0")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")

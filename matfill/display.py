@@ -53,7 +53,7 @@ class TrainingDisplay:
         counts = event["images"]
         self._say(f"{counts['train']} images to train on, {counts['val']} held out, {counts['test']} for tests")
         if unreadable := event["unreadable"]:
-            self._say(f"{len(unreadable)} files could not be read and are left out:")
+            self._say(f"{len(unreadable)} could not be read and are left out:")
             for name, reason in unreadable[:10]:
                 self._say(f"  {name}: {reason}")
             if len(unreadable) > 10:

@@ -256,7 +256,6 @@ def _exif(image: Image.Image) -> bytes | None:
         return None
     with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse the image
         exif = image.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
         return exif.tobytes() if exif else None
     return None
 

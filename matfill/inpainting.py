@@ -36,8 +36,8 @@ def temperatures(value: float | Sequence[float], levels: int) -> tuple[float, ..
     values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
     if len(values) not in (1, levels):
         raise ConfigError(f"{len(values)} temperatures for a model of {levels} levels; give 1 or {levels}")
-    if not all(0 <= v < float("inf") for v in values):
-        raise ConfigError(f"temperature {min(values)} is out of range; give numbers from 0")
+    if wrong := [v for v in values if not 0 <= v < float("inf")]:
+        raise ConfigError(f"temperature {wrong[0]} is out of range; give numbers from 0")
     return tuple(values * levels if len(values) == 1 else values)
 
 
@@ -128,7 +128,7 @@ def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]
 
     A small pixel is missing where any part of it is; what lies in the hole has no influence on the others.
     """
-    clean = push_pull(torch.where(missing, torch.zeros_like(pixels), pixels), missing)
+    clean = push_pull(pixels, missing)
     if pixels.shape[-2:] == (size, size):
         return clean, missing
     small = F.interpolate(clean, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -144,4 +144,4 @@ def enlarge(small: Tensor, pixels: Tensor, missing: Tensor) -> Tensor:
     if small.shape == pixels.shape:
         return small
     large = F.interpolate(small, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
-    return (large + push_pull(torch.where(missing, torch.zeros_like(pixels), pixels - large), missing)).clamp(0, 1)
+    return (large + push_pull(pixels - large, missing)).clamp(0, 1)

@@ -74,7 +74,8 @@ class Down(nn.Module):
         if coarse.size == 1:
             self.conv = Conv2d(flat or fine.channels, coarse.channels, fine.size, padding=0)
         else:
-            self.conv = Conv2d(fine.channels, coarse.channels, 3, stride=fine.size // coarse.size)
+            ratio = fine.size // coarse.size
+            self.conv = Conv2d(fine.channels, coarse.channels, 2 * ratio - 1, stride=ratio)  # passes nothing by
 
     def forward(self, h: Tensor) -> Tensor:
         if self.narrow:
@@ -115,7 +116,7 @@ class ImageInput(nn.Module):
         finest = config.levels[-1]
         ratio = config.image_size // finest.size
         self.shuffle = ratio if config.pixel_shuffle else 1
-        kernel, stride = (3, 1) if config.pixel_shuffle or ratio == 1 else (5, ratio)
+        kernel, stride = (3, 1) if config.pixel_shuffle or ratio == 1 else (max(5, 2 * ratio - 1), ratio)
         self.conv = Conv2d(inputs * self.shuffle**2, finest.channels, kernel, stride=stride)
 
     def forward(self, image: Tensor) -> Tensor:

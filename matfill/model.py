@@ -42,16 +42,15 @@ class Trace:
 def push_pull(x: Tensor, missing: Tensor) -> Tensor:
     """Fill the missing pixels smoothly from the observed ones: average down an image pyramid, fill on the way up.
 
-    x (B, C, H, W), missing (B, 1, H, W) bool -> (B, C, H, W), equal to x where observed; an image with nothing
-    observed comes out at 0.5. (Gortler et al. 1996, "The Lumigraph", section 3.6.)
+    x (B, C, H, W), missing (B, 1, H, W) bool -> (B, C, H, W), equal to x where observed, whatever x holds elsewhere;
+    an image with nothing observed comes out at 0.5. (Gortler et al. 1996, "The Lumigraph", section 3.6.)
     """
-    weight = (~missing).to(x.dtype)
-    if min(x.shape[-2:]) == 1:
-        known = weight.sum((2, 3), keepdim=True)
-        mean = (x * weight).sum((2, 3), keepdim=True) / known.clamp_min(1)
-        return torch.where(missing, torch.where(known > 0, mean, 0.5), x)
-    known = F.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
-    coarse = F.avg_pool2d(x * weight, 2, ceil_mode=True, count_include_pad=False) / known.clamp_min(1e-6)
+    if x.shape[-2:] == (1, 1):
+        return torch.where(missing, 0.5, x)
+    x = torch.where(missing, 0, x)
+    window = [min(2, side) for side in x.shape[-2:]]
+    known = F.avg_pool2d((~missing).to(x.dtype), window, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False) / known.clamp_min(1e-6)
     coarse = push_pull(coarse, known == 0)
     filled = F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(missing, filled, x)
@@ -106,7 +105,7 @@ class ConditionalMatNet(nn.Module):
         """x with something simple in the hole, (B, C, H, W), a function of the observed pixels only."""
         if self.config.fill == "mean":
             return torch.where(missing, self.mean_image.to(x.dtype), x)
-        return push_pull(torch.where(missing, torch.zeros_like(x), x), missing)
+        return push_pull(x, missing)
 
     def trace(self, x: Tensor, missing: Tensor, source: LatentSource, *, infer: bool, noise: Noise | None) -> Trace:
         """One pass. Only with `infer` is x looked at where it is missing, and only by the inference stacks."""

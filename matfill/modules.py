@@ -11,14 +11,21 @@ from matfill.layers import Branch, Conv2d, lrelu
 
 
 class GaussianHead(nn.Module):
-    """[mean; log-variance] = conv(h), eq. 11, as a float32 Normal over z (B, Z, S, S)."""
+    """[mean; log-variance] = conv(h), eq. 11, as a float32 Normal over z (B, Z, S, S).
 
-    def __init__(self, channels: int, latents: int):
+    With `bounded_latents` means stay within +-8 and log-variances within +-5, softly (as in NVAE, Vahdat & Kautz
+    2020): without that, a rate may jump from hundreds of nats to billions within one update.
+    """
+
+    def __init__(self, level: Level, config: ModelConfig):
         super().__init__()
-        self.conv = Conv2d(channels, 2 * latents, 1, output=True)
+        self.bounded = config.bounded_latents
+        self.conv = Conv2d(level.channels, 2 * level.latents, 1, output=True)
 
     def forward(self, h: Tensor) -> Normal:
         mean, log_variance = self.conv(h).float().chunk(2, dim=1)
+        if self.bounded:
+            mean, log_variance = 8 * torch.tanh(mean / 8), 5 * torch.tanh(log_variance / 5)
         # beyond these bounds a latent is as good as fixed, or as noise; inside them exp cannot overflow
         return Normal(mean, torch.exp(0.5 * log_variance.clamp(-14, 10)), validate_args=False)
 
@@ -43,7 +50,7 @@ class Merge(nn.Module):
         kernel = 3 if level.size > 1 else 1
         first = 1 if config.narrow_concat else kernel
         self.branch = Branch(3 * level.channels, level.channels, config, first_kernel=first, kernel=kernel)
-        self.head = GaussianHead(level.channels, level.latents)
+        self.head = GaussianHead(level, config)
 
     def forward(self, h_merge: Tensor, h_bu: Tensor, h_td: Tensor) -> tuple[Tensor, Normal]:
         h_merge = lrelu(h_merge + self.branch(torch.cat([h_merge, h_bu, h_td], dim=1)))

@@ -39,10 +39,13 @@ class Latent:
 LatentSource = Callable[[int, Normal, Normal | None], Tensor]
 
 
-def from_posterior(noise: Noise) -> LatentSource:
-    """z ~ q, reparametrised: for training and scoring."""
+def from_posterior(noise: Noise, levels: int | None = None) -> LatentSource:
+    """z ~ q, reparametrised: for training and scoring. With `levels`, in that many of the coarsest levels only; in the
+    finer ones z is the mean of p."""
 
     def draw(level: int, p: Normal, q: Normal | None) -> Tensor:
+        if levels is not None and level >= levels:
+            return p.mean
         assert q is not None, "the descent met no inference stack"
         return q.mean + q.stddev * noise(q.mean.shape)
 

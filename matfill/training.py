@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
@@ -76,7 +77,7 @@ def run(
         if resume and "fit" in header["card"]["data"]:
             fit = header["card"]["data"]["fit"]
         data = in_turns(lambda: open_data(folder, out, model_config, fit, report))
-        report({"event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt, **data.summary()})
+        report({**data.summary(), "event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt})
         if resume:
             trainer = Trainer(ConditionalMatNet(model_config), config, chosen)
             trainer.restore(tensors, header["state"])
@@ -225,6 +226,32 @@ class Journal:
         if self.path.exists():  # forget what was measured after the checkpoint that the run goes on from
             whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
             self.path.write_text("".join(x for x in whole if json.loads(x)["update"] <= trainer.progress.update))
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window of updates, now."""
+        self.sums, self.images, self.since = 0, 0, time.monotonic()
+
+    def add(self, sums: Tensor, images: int, norm: float) -> None:
+        """Count one update of `images` images, of which the sums over this process's share are known."""
+        self.sums, self.images, self.norm = self.sums + sums, self.images + images, norm
+        if time.monotonic() - self.since >= LOG_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the window holds, if anything, and begin the next."""
+        if self.images:
+            progress, seconds = self.trainer.progress, time.monotonic() - self.since
+            self.write(
+                "log",
+                {
+                    "images_per_second": self.images * self.trainer.world / seconds,
+                    "norm": self.norm,
+                    "skipped": progress.skipped,
+                    "train": summarise(self.sums, self.images, len(self.trainer.model.config.levels)),
+                },
+            )
+        self.restart()
 
     def write(self, event: str, values: Event) -> None:
         progress = self.trainer.progress
@@ -245,8 +272,6 @@ def train(trainer: Trainer, data: ImageFolder, folder: Path, card: dict[str, Any
     metrics.jsonl. Only the first process reports and writes.
     """
     config, progress = trainer.config, trainer.progress
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    writer = trainer.rank == 0
     batches = TrainBatches(
         data.train,
         batch=config.batch,
@@ -254,58 +279,39 @@ def train(trainer: Trainer, data: ImageFolder, folder: Path, card: dict[str, Any
         seed=config.seed,
         flip=config.flip,
         rank=trainer.rank,
-        world=world,
+        world=trainer.world,
     )
     held = heldout(data.val, config.holdout, config.mask, config.seed)
-    levels = len(trainer.model.config.levels)
-    journal = Journal(folder, trainer, report) if writer else None
+    journal = Journal(folder, trainer, report) if trainer.rank == 0 else None
 
     def checkpoint() -> None:
+        journal.flush()
         scores = heldout_scores(trainer.ema.module, *held, seed=config.seed, precision=config.precision)
         trainer.save(folder, {**card, "validation": {**scores, "images": len(held[0])}})
         journal.write("checkpoint", {"heldout": scores})
+        journal.restart()
 
     with stop_requests() as asked:
         stop = False
-        sums, images_seen, since = 0, 0, time.monotonic()
-        last = saved = since
+        last = saved = time.monotonic()
         for images, missing in DataLoader(batches, batch_size=None, sampler=range(progress.update, 2**62)):
             if stop or trainer.share_done() >= 1:
                 break
             skipped = progress.skipped
-            found, norm = trainer.step(images, missing)
+            sums, norm = trainer.step(images, missing)
             now = time.monotonic()
             progress.seconds, stop = agree(trainer.device, progress.seconds + now - last, float(asked()))
             last = now
-            if not writer:
+            if journal is None:
                 continue
-            sums, images_seen = sums + found, images_seen + len(images)
-            report(
-                {
-                    "event": "update",
-                    "update": progress.update,
-                    "done": trainer.share_done(),
-                    "seconds": progress.seconds,
-                }
-            )
+            report({"event": "update", "update": progress.update, "done": trainer.share_done()})
             if progress.skipped > skipped:
                 report({"event": "skip", "update": progress.update, "norm": norm, "skipped": progress.skipped})
-            if now - since >= LOG_SECONDS:
-                journal.write(
-                    "log",
-                    {
-                        "images_per_second": images_seen * world / (now - since),
-                        "norm": norm,
-                        "skipped": progress.skipped,
-                        "train": summarise(sums, images_seen, levels),
-                    },
-                )
-                sums, images_seen, since = 0, 0, now
+            journal.add(sums, len(images), norm)
             if now - saved >= 60 * config.checkpoint_minutes:
                 checkpoint()
-                last = saved = since = time.monotonic()
-                sums, images_seen = 0, 0
-        if writer:
+                last = saved = time.monotonic()
+        if journal is not None:
             checkpoint()
     if dist.is_initialized():
         dist.barrier()

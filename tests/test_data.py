@@ -103,6 +103,8 @@ def test_a_missing_val_is_taken_from_train_but_a_missing_test_is_not(tmp_path):
     folder = opened(tmp_path / "in")
     assert (len(folder.train), len(folder.val), len(folder.test)) == (38, 2, 0)
     assert folder.summary()["split"] == {"train": "folder", "val": "train", "test": "none"}
+    for split in ("train", "val"):
+        assert [f"train/{value:03}.png" for value in values(getattr(folder, split))] == list(folder.names[split])
 
 
 def test_sub_folders_odd_suffixes_and_hidden_files(tmp_path):
@@ -165,6 +167,17 @@ def test_shrinking_is_antialiased(tmp_path, name):
     Image.fromarray(board).save(tmp_path / "in" / name, quality=95)
     small = opened(tmp_path / "in").train.astype(int)
     assert np.abs(small - 127).max() <= 3
+
+
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_is_as_good(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+    for name in ("jpg/a.jpg", "png/a.png"):
+        (tmp_path / name).parent.mkdir()
+    Image.fromarray(noise).resize((1024, 1024), Image.Resampling.BICUBIC).save(tmp_path / "jpg" / "a.jpg", quality=95)
+    with Image.open(tmp_path / "jpg" / "a.jpg") as image:
+        image.save(tmp_path / "png" / "a.png")
+    jpg, png = (opened(tmp_path / kind, tmp_path / f"cache-{kind}", size=128).train for kind in ("jpg", "png"))
+    assert np.abs(jpg.astype(int) - png).max() <= 12 and np.abs(jpg.astype(int) - png).mean() < 2
 
 
 def test_exif_orientation_is_applied(tmp_path):

@@ -25,6 +25,8 @@ def rng():
 def random_photo(rng, dtype, channels, alpha, height=7, width=11):
     top = np.iinfo(dtype).max + 1
     layer = rng.integers(0, top, (height, width), dtype=dtype) if alpha else None
+    if layer is not None:
+        layer[0] = 0  # wholly transparent pixels keep their colours, too
     return Photo(rng.integers(0, top, (height, width, channels), dtype=dtype), layer)
 
 
