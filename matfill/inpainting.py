@@ -80,8 +80,8 @@ def fill_batch(
 
     H = W is the model's image_size. Sample s of image i is drawn with seed (seed, s, i).
     """
-    x = torch.from_numpy(images).movedim(-1, 1).float() / 255
-    holes = torch.from_numpy(missing)[:, None]
+    x = torch.tensor(images).movedim(-1, 1).float() / 255
+    holes = torch.tensor(missing)[:, None]
     done = []
     for sample in range(samples):
         filled = fill(model, x, holes, [(seed, sample, i) for i in range(len(images))], temperature)
@@ -110,11 +110,11 @@ def inpaint(
     if missing.all():
         raise MaskError("the mask covers the whole image: nothing is left to go by")
     pixels = torch.from_numpy(photo.view(model.config.image_channels)).movedim(-1, 0)[None]
-    hole = torch.from_numpy(missing)[None, None]
+    hole = torch.tensor(missing)[None, None]
     small, small_hole = squeeze(pixels, hole, model.config.image_size)
-    seeds = [(seed, sample) for sample in range(samples)]
-    filled = fill(model, small.expand(samples, -1, -1, -1), small_hole.expand(samples, -1, -1, -1), seeds, temperature)
-    full = torch.cat([enlarge(one[None], pixels, hole) for one in filled])
+    # one by one: over a larger batch sums may round differently, and a filling must not depend on those beside it
+    filled = [fill(model, small, small_hole, [(seed, sample)], temperature) for sample in range(samples)]
+    full = torch.cat([enlarge(one, pixels, hole) for one in filled])
     std = full.std(0, correction=0).mean(0).numpy() if samples > 1 else np.zeros(missing.shape, np.float32)
     return Fillings(
         samples=[photo.composite(one.movedim(0, -1).numpy(), missing) for one in full],
