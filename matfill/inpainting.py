@@ -126,13 +126,16 @@ def inpaint(
 def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The whole frame (1, C, H, W) and its hole (1, 1, H, W) at `size` x `size`, antialiased.
 
-    A small pixel is missing where any part of it is; what lies in the hole has no influence on the others.
+    A small pixel is missing where any part of it is, or, where a scattered hole would leave none that way, where more
+    of it is than of the average pixel. What lies in the hole has no influence on anything.
     """
     clean = push_pull(pixels, missing)
     if pixels.shape[-2:] == (size, size):
         return clean, missing
     small = F.interpolate(clean, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return small.clamp(0, 1), F.adaptive_max_pool2d(missing.float(), size) > 0
+    share = F.adaptive_avg_pool2d(missing.float(), size)
+    touched = share > 0
+    return small.clamp(0, 1), share > share.mean() if touched.all() else touched
 
 
 def enlarge(small: Tensor, pixels: Tensor, missing: Tensor) -> Tensor:
