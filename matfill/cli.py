@@ -78,7 +78,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     init: Annotated[str | None, typer.Option(help="Weights to start from: a bundled name, file or run folder.")] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's own modules, without our changes.")] = False,
-    checkpoint_minutes: Annotated[float | None, typer.Option(help="Between checkpoints.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other training setting, NAME=VALUE (learning_rate=5e-4); repeatable."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Where FOLDER is looked up too.", envvar="MATFILL_DATA", show_default=False)
     ] = None,
@@ -101,7 +104,6 @@ def train(
         "mask": mask,
         "seed": seed,
         "precision": None if precision == "auto" else precision,
-        "checkpoint_minutes": checkpoint_minutes,
     }
     first = os.environ.get("RANK", "0") == "0"
     out = out or Path("runs") / recipe
@@ -115,11 +117,25 @@ def train(
             resume=resume,
             init=init,
             device=device,
-            changes={k: v for k, v in given.items() if v is not None},
+            changes=_settings(settings or []) | {k: v for k, v in given.items() if v is not None},
             report=display,
         )
     if first:
         print(f"{ended}; weights and checkpoint in {out}" + ("" if ended == "finished" else "; go on with --resume"))
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    """NAME=VALUE as fields of TrainConfig; values are written as in JSON, and text that is none stands for itself."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r}: write NAME=VALUE", param_hint="--set")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _locate(folder: Path, data: Path | None) -> Path:

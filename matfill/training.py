@@ -34,6 +34,7 @@ from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_check
 
 METRICS_NAME = "metrics.jsonl"
 LOG_SECONDS = 10.0
+LENGTH = {"minutes", "updates"}  # fields of TrainConfig of which one is given
 
 Event = dict[str, Any]
 Report = Callable[[Event], None]
@@ -114,10 +115,7 @@ def new_config(
 ) -> tuple[ModelConfig, TrainConfig]:
     """What a fresh run is: the recipe with changes; the model of `init`, where weights to start from are given."""
     model, config = recipes.recipe(recipe)
-    if {"minutes", "updates"} & changes.keys():
-        changes = {"minutes": None, "updates": None, **changes}
-    changes.setdefault("precision", fastest_precision(device))
-    config = dataclasses.replace(config, **changes)
+    config = changed(config, {"precision": fastest_precision(device)} | changes)
     if init and paper:
         raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
     return init or (model.paper() if paper else model), config
@@ -125,14 +123,22 @@ def new_config(
 
 def resumed_config(saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The run's own configuration with its length changed; ConfigError where anything else would differ."""
-    length = {key: changes[key] for key in ("minutes", "updates") if key in changes}
-    for name, value in changes.items():
-        if name not in length and value != getattr(saved, name):
+    config = changed(saved, changes)
+    for field in dataclasses.fields(config):
+        before, after = getattr(saved, field.name), getattr(config, field.name)
+        if before != after and field.name not in LENGTH:
             raise ConfigError(
-                f"this run has {name} {getattr(saved, name)!r}, not {value!r}; a resumed run keeps its "
-                "own settings, only --minutes or --updates can change"
+                f"this run has {field.name} {before!r}, not {after!r}; a resumed run keeps its own settings, only "
+                "--minutes or --updates can change"
             )
-    return dataclasses.replace(saved, **({"minutes": None, "updates": None} | length if length else {}))
+    return config
+
+
+def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """`config` with some fields replaced; a new length, in minutes or updates, replaces the old one."""
+    if LENGTH & changes.keys():
+        changes = dict.fromkeys(LENGTH) | changes
+    return TrainConfig.from_dict(config.to_dict() | changes)
 
 
 def open_data(folder: Path, out: Path, model: ModelConfig, fit: str, report: Report) -> ImageFolder:
