@@ -167,13 +167,13 @@ class TrainConfig(_Config):
     minutes: float | None = None  #: length of the run in minutes of training, pauses between resumes not counted
     seed: int = 0  #: of initial weights, order of images, masks, latent noise
     precision: str = "float32"  #: of the networks, one of PRECISIONS; densities and sums are always float32
-    learning_rate: float = 7e-4  #: AdamW: biases, scales, output layers, small kernels
-    muon_learning_rate: float = 0.015  #: Muon: kernels with 16 outputs or more; 0 gives every parameter to AdamW
+    learning_rate: float = 4e-4  #: AdamW: biases, scales, output layers, small kernels
+    muon_learning_rate: float = 0.006  #: Muon: kernels with 16 outputs or more; 0 gives every parameter to AdamW
     betas: tuple[float, float] = (0.9, 0.99)  #: AdamW's
     eps: float = 1e-6  #: AdamW's
     weight_decay: float = 0.2  #: Muon's, decoupled; without it kernels grow with every update until training diverges
     warmup: int = 100  #: updates over which the learning rate rises
-    decay: float = 0.8  #: last share of the run over which the learning rate falls to zero, along a cosine
+    decay: float = 0.9  #: last share of the run over which the learning rate falls to zero, along a cosine
     kl_warmup: int = 300  #: updates over which the finest level's rate gains its weight; each coarser level takes twice
     prediction_weight: float = 1.0  #: of the squared error of predictions without the finer levels' z; 0 for none
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped

@@ -20,7 +20,18 @@ from matfill.errors import ConfigError, DataError, MatfillError, WeightsError
 from matfill.trainer import CHECKPOINT_NAME, MOST_SKIPS, Trainer, load_checkpoint
 from tests.tiny import holes, images, tiny_config, tiny_model
 
-CONFIG = TrainConfig(mask="random2x3", batch=4, updates=6, kl_warmup=2, warmup=2, flip=True, holdout=4)
+CONFIG = TrainConfig(
+    mask="random2x3",
+    batch=4,
+    updates=6,
+    learning_rate=1e-3,
+    muon_learning_rate=0.02,
+    kl_warmup=2,
+    warmup=2,
+    decay=0.8,
+    flip=True,
+    holdout=4,
+)
 
 
 def tiny_recipe():
