@@ -19,7 +19,7 @@ from inpainting_quality import load, machine, mean_and_error, psnr, read
 
 from matfill.inpainting import fill_batch
 
-COLD = (0.0, 0.3, 0.6, 0.8, 1.0)
+VALUES = (0.0, 0.5, 1.0)
 
 
 def energy_score(images: np.ndarray, filled: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def energy_score(images: np.ndarray, filled: np.ndarray, missing: np.ndarray) ->
 def settings(levels: int) -> list[tuple[float, ...]]:
     """Temperatures that do not rise from coarse to fine levels, with at most two different values."""
     found = []
-    for warm, cold in itertools.product(COLD, COLD):
+    for warm, cold in itertools.product(VALUES, VALUES):
         cuts = [levels] if warm == cold else range(1, levels) if warm > cold else []
         found += [(warm,) * cut + (cold,) * (levels - cut) for cut in cuts]
     return found

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ LOG_SECONDS = 10.0
 LENGTH = {"minutes", "updates"}  # fields of TrainConfig of which one is given
 
 Event = dict[str, Any]
+Card = dict[str, Any]  #: what a weights file says of itself
 Report = Callable[[Event], None]
 T = TypeVar("T")
 
@@ -63,51 +65,71 @@ def run(
     start from. Under torchrun every process calls this; the first one writes. On several machines, `out` has to be a
     folder that all of them share for a run to be resumed.
     """
-    chosen = pick_device(device)
+    chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
-        header: dict[str, Any] | None = None
-        if resume:
-            tensors, header = load_checkpoint(out)
-            model_config = ModelConfig.from_dict(header["model"])
-            config = resumed_config(TrainConfig.from_dict(header["card"]["recipe"]), changes or {})
-        else:
-            if (out / CHECKPOINT_NAME).exists():
-                raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
-            start = load_weights(init) if init else None
-            model_config, config = new_config(recipe, paper, start and start[0].config, changes or {}, chosen)
-        if resume and "fit" in header["card"]["data"]:
-            fit = header["card"]["data"]["fit"]
-        data = in_turns(lambda: open_data(folder, out, model_config, fit, report))
+        plan = resumed(out, changes) if resume else fresh(out, recipe, paper, init, fit, changes, chosen)
+        data = in_turns(lambda: open_data(folder, out, plan.model, plan.fit, report))
         report({**data.summary(), "event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt})
-        if resume:
-            trainer = Trainer(ConditionalMatNet(model_config), config, chosen)
-            trainer.restore(tensors, header["state"])
-            card = header["card"]
-            if card["data"]["fingerprint"] != data.fingerprint:
-                report({"event": "notice", "text": "the images are not those that this run began with"})
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                model = start[0].train() if start else ConditionalMatNet(model_config)
-            model.mean_image.copy_(mean_image(data.train))
-            trainer = Trainer(model, config, chosen)
-            card = {
-                "data": {"folder": folder.name, **data.summary()},
-                "training": {"source": source_version(), "recipe": recipe, "paper": paper},
-            }
-            if start:
-                card["training"]["init"] = {"weights": init, "training": start[1].get("training")}
+        trainer, card = plan.build(data, chosen)
+        if card["data"]["fingerprint"] != data.fingerprint:
+            report({"event": "notice", "text": "the images are not those that this run began with"})
         report(
             {
                 "event": "start",
-                "config": config,
-                "model": model_config,
+                "config": plan.config,
                 "device": str(chosen),
                 "update": trainer.progress.update,
                 "parameters": sum(p.numel() for p in trainer.model.parameters()),
             }
         )
-        return train(trainer, data, out, card, report)
+        return train(trainer, data, out, card | {"data": {"folder": folder.name, **data.summary()}}, report)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is before its images are known; `build` makes its trainer, and the card of its weights, from them."""
+
+    model: ModelConfig
+    config: TrainConfig
+    fit: str
+    build: Callable[[ImageFolder, torch.device], tuple[Trainer, Card]]
+
+
+def fresh(
+    out: Path, recipe: str, paper: bool, init: str | None, fit: str, changes: dict[str, Any], device: torch.device
+) -> Plan:
+    """A run of a recipe with changes, from random weights or those that `init` names."""
+    if (out / CHECKPOINT_NAME).exists():
+        raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
+    start, start_card = load_weights(init) if init else (None, {})
+    model_config, config = new_config(recipe, paper, start and start.config, changes, device)
+
+    def build(data: ImageFolder, device: torch.device) -> tuple[Trainer, Card]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = start.train() if start else ConditionalMatNet(model_config)
+        model.mean_image.copy_(mean_image(data.train))
+        training = {"source": source_version(), "recipe": recipe, "paper": paper}
+        if init:
+            training["init"] = {"weights": init, "training": start_card.get("training")}
+        return Trainer(model, config, device), {"data": data.summary(), "training": training}
+
+    return Plan(model_config, config, fit, build)
+
+
+def resumed(out: Path, changes: dict[str, Any]) -> Plan:
+    """The run in `out` where its checkpoint left it; only its length may change."""
+    tensors, header = load_checkpoint(out)
+    card = header["card"]
+    model_config = ModelConfig.from_dict(header["model"])
+    config = resumed_config(TrainConfig.from_dict(card["recipe"]), changes)
+
+    def build(data: ImageFolder, device: torch.device) -> tuple[Trainer, Card]:
+        trainer = Trainer(ConditionalMatNet(model_config), config, device)
+        trainer.restore(tensors, header["state"])
+        return trainer, card
+
+    return Plan(model_config, config, card["data"]["fit"], build)
 
 
 def new_config(
@@ -271,7 +293,7 @@ class Journal:
         self.report(line)
 
 
-def train(trainer: Trainer, data: ImageFolder, folder: Path, card: dict[str, Any], report: Report) -> str:
+def train(trainer: Trainer, data: ImageFolder, folder: Path, card: Card, report: Report) -> str:
     """The loop: until the configured end, or until asked to stop; see `run` for what it returns.
 
     `report` gets {"event": "update" | "log" | "skip" | "checkpoint", ...}; log and checkpoint events also go to
