@@ -10,6 +10,14 @@ tensors of a whole network do not share a cache with). Operations are counted as
 three times a forward pass; those of the optimisers do not count.
 
 Images are random: speed does not depend on what they show.
+
+Last measured:
+
+    2026-11-22, 2 cores of Intel(R) Xeon(R) Processor, 2 threads, torch 2.13.0+cpu, bfloat16 on cpu
+    recipe faces, batch 32, 12 updates of 368 GFLOP each
+    training:            33.3 images/s,    383 GFLOP/s
+    convolutions only:   92.6 images/s,   1064 GFLOP/s (the peak)
+    share of the peak:  35.9%
 """
 
 from __future__ import annotations
