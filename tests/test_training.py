@@ -310,8 +310,8 @@ def test_torchrun_trains_one_run_and_resumes_it(folder, tmp_path):
         'recipe="tiny",', 'recipe="tiny", resume="--resume" in sys.argv,'
     )
     script.write_text(textwrap.dedent(code.format(root=root, folder=str(folder), out=str(tmp_path / "run"))))
-    assert torchrun(["--nproc-per-node", "2", str(script), "3"]).split() == ["finished"] * 2
-    assert torchrun(["--nproc-per-node", "2", str(script), "5", "--resume"]).split() == ["finished"] * 2
+    assert torchrun(["--nproc-per-node", "2", str(script), "3"]).count("finished") == 2
+    assert torchrun(["--nproc-per-node", "2", str(script), "5", "--resume"]).count("finished") == 2
     updates = [line["update"] for line in lines(tmp_path / "run")]
     assert updates == sorted(updates)
     assert step_count(tmp_path / "run") == 5
