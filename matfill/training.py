@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +21,15 @@ from torch.utils.data import DataLoader
 
 import matfill
 from matfill import recipes
+from matfill.batches import TrainBatches, heldout, mean_image
 from matfill.checkpoint import load_weights
 from matfill.config import ModelConfig, TrainConfig
-from matfill.data import ImageFolder, TrainBatches, heldout, mean_image, open_folder
+from matfill.data import open_data
 from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MatfillError
-from matfill.model import ConditionalMatNet
+from matfill.image_set import ImageSet
+from matfill.model import MatNet
+from matfill.processes import agree, in_turns, process_group, stop_requests
 from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_checkpoint, summarise
 
 METRICS_NAME = "metrics.jsonl"
@@ -47,7 +46,7 @@ T = TypeVar("T")
 
 
 def run(
-    folder: Path,
+    source: Path,
     out: Path,
     *,
     recipe: str = "faces",
@@ -59,7 +58,7 @@ def run(
     changes: dict[str, Any] | None = None,
     report: Report = lambda event: None,
 ) -> str:
-    """Train on a folder of images; "finished" or "stopped" (asked to by Ctrl-C or SIGTERM), with a checkpoint saved.
+    """Train on the images of `source`; "finished", or "stopped" by Ctrl-C or SIGTERM, with a checkpoint saved.
 
     `changes` replace fields of the recipe's TrainConfig, or, on `resume`, only its length; `init` names weights to
     start from. Under torchrun every process calls this; the first one writes. On several machines, `out` has to be a
@@ -68,7 +67,7 @@ def run(
     chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
         plan = resumed(out, changes) if resume else fresh(out, recipe, paper, init, fit, changes, chosen)
-        data = in_turns(lambda: open_data(folder, out, plan.model, plan.fit, report))
+        data = in_turns(lambda: training_images(source, out, plan, report))
         report({**data.summary(), "event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt})
         trainer, card = plan.build(data, chosen)
         if card["data"]["fingerprint"] != data.fingerprint:
@@ -82,7 +81,7 @@ def run(
                 "parameters": sum(p.numel() for p in trainer.model.parameters()),
             }
         )
-        return train(trainer, data, out, card | {"data": {"folder": folder.name, **data.summary()}}, report)
+        return train(trainer, data, out, card | {"data": {"folder": source.name, **data.summary()}}, report)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Plan:
     model: ModelConfig
     config: TrainConfig
     fit: str
-    build: Callable[[ImageFolder, torch.device], tuple[Trainer, Card]]
+    build: Callable[[ImageSet, torch.device], tuple[Trainer, Card]]
 
 
 def fresh(
@@ -104,10 +103,10 @@ def fresh(
     start, start_card = load_weights(init) if init else (None, {})
     model_config, config = new_config(recipe, paper, start and start.config, changes, device)
 
-    def build(data: ImageFolder, device: torch.device) -> tuple[Trainer, Card]:
+    def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = start.train() if start else ConditionalMatNet(model_config)
+            model = start.train() if start else MatNet(model_config)
         model.mean_image.copy_(mean_image(data.train))
         training = {"source": source_version(), "recipe": recipe, "paper": paper}
         if init:
@@ -124,8 +123,8 @@ def resumed(out: Path, changes: dict[str, Any]) -> Plan:
     model_config = ModelConfig.from_dict(header["model"])
     config = resumed_config(TrainConfig.from_dict(card["recipe"]), changes)
 
-    def build(data: ImageFolder, device: torch.device) -> tuple[Trainer, Card]:
-        trainer = Trainer(ConditionalMatNet(model_config), config, device)
+    def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
+        trainer = Trainer(MatNet(model_config), config, device)
         trainer.restore(tensors, header["state"])
         return trainer, card
 
@@ -140,7 +139,9 @@ def new_config(
     config = changed(config, {"precision": fastest_precision(device)} | changes)
     if init and paper:
         raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
-    return init or (model.paper() if paper else model), config
+    model = init or (model.paper() if paper else model)
+    config.require_fit(model)
+    return model, config
 
 
 def resumed_config(saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
@@ -163,8 +164,8 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     return TrainConfig.from_dict(config.to_dict() | changes)
 
 
-def open_data(folder: Path, out: Path, model: ModelConfig, fit: str, report: Report) -> ImageFolder:
-    """The folder's images at the model's size, from the cache beside the run where it still holds."""
+def training_images(source: Path, out: Path, plan: Plan, report: Report) -> ImageSet:
+    """The images as the plan's model takes them; those decoded from files are kept beside the run."""
 
     def progress(done: int, total: int) -> None:
         report({"event": "decode", "done": done, "total": total})
@@ -173,9 +174,11 @@ def open_data(folder: Path, out: Path, model: ModelConfig, fit: str, report: Rep
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the run folder {out}: {error.strerror}") from None
-    return open_folder(
-        folder, size=model.image_size, channels=model.image_channels, fit=fit, cache=out / "cache", on_progress=progress
-    )
+    size, channels, cache = plan.model.image_size, plan.model.image_channels, out / "cache"
+    data = open_data(source, size=size, channels=channels, fit=plan.fit, cache=cache, on_progress=progress)
+    if not len(data.train):
+        raise DataError(f"{source} has no training images, only others; add some")
+    return data
 
 
 def source_version() -> str:
@@ -186,61 +189,6 @@ def source_version() -> str:
         if found.returncode == 0:
             return f"{matfill.__version__} ({found.stdout.strip()})"
     return matfill.__version__
-
-
-# --- processes -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes where torchrun started this one; do nothing elsewhere."""
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def in_turns(build: Callable[[], T]) -> T:
-    """`build()` in the first process, then in each machine's first, then in the others: a cache is built once each."""
-    if not dist.is_initialized():
-        return build()
-    turn = 0 if dist.get_rank() == 0 else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
-    for current in range(3):
-        if current == turn:
-            result = build()
-        dist.barrier()
-    return result
-
-
-def agree(device: torch.device, *values: float) -> list[float]:
-    """The largest of each value over all processes, so that all of them stop, and decay, at the same update."""
-    if not dist.is_initialized():
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return tensor.tolist()
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside the block Ctrl-C and SIGTERM only ask for a stop: the function it yields says whether one did."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -276,7 +224,7 @@ class Journal:
                     "images_per_second": self.images * self.trainer.world / seconds,
                     "norm": self.norm,
                     "skipped": progress.skipped,
-                    "train": summarise(self.sums, self.images, len(self.trainer.model.config.levels)),
+                    "train": summarise(self.sums, self.images, self.trainer.model.config.levels),
                 },
             )
         self.restart()
@@ -293,23 +241,25 @@ class Journal:
         self.report(line)
 
 
-def train(trainer: Trainer, data: ImageFolder, folder: Path, card: Card, report: Report) -> str:
+def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Report) -> str:
     """The loop: until the configured end, or until asked to stop; see `run` for what it returns.
 
     `report` gets {"event": "update" | "log" | "skip" | "checkpoint", ...}; log and checkpoint events also go to
     metrics.jsonl. Only the first process reports and writes.
     """
     config, progress = trainer.config, trainer.progress
+    binary = trainer.model.config.output == "bernoulli"
     batches = TrainBatches(
         data.train,
         batch=config.batch,
         mask=config.mask,
         seed=config.seed,
         flip=config.flip,
+        binary=binary,
         rank=trainer.rank,
         world=trainer.world,
     )
-    held = heldout(data.val, config.holdout, config.mask, config.seed)
+    held = heldout(data.val, config.holdout, config.mask, config.seed, binary=binary)
     journal = Journal(folder, trainer, report) if trainer.rank == 0 else None
 
     def checkpoint() -> None:

@@ -1,457 +1,291 @@
-"""Folders of images, their cache, and batches that depend on a seed and a position alone."""
+"""One way in to folders of images, arrays, and data sets as they are published."""
 
-import errno
+import io
 import json
-import os
-import pickle
-import sys
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from matfill import data
-from matfill.data import TrainBatches, heldout, mean_image, open_folder
-from matfill.errors import ConfigError, DataError, MaskError
-
-
-def paint(path, value, size=(8, 8), mode="L"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value).save(path)
+from matfill.data import open_data
+from matfill.errors import ConfigError, DataError
+from tests.test_arrays import idx, write
 
 
-def grey_folder(folder, count, start=0):
-    """`count` grey images, each of one value of its own."""
-    for value in range(start, start + count):
-        paint(folder / f"{value:03}.png", value)
-    return folder
+def numbered(count, start=0, side=4, channels=1):
+    """`count` images (side, side, channels), each of one value of its own."""
+    values = np.arange(start, start + count, dtype=np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (count, side, side, channels)).copy()
 
 
-def opened(folder, cache=None, **options):
-    cache = cache or folder.parent / "cache"
-    return open_folder(folder, **{"size": 8, "channels": 1, "cache": cache, "seed": 0} | options)
+def opened(source, **options):
+    return open_data(source, **{"size": 4, "channels": 1, "cache": source.parent / "cache", "seed": 0} | options)
 
 
 def values(images):
-    return [int(image[0, 0, 0]) for image in images]
+    return images[:, 0, 0, 0].tolist()
 
 
-def everything(folder):
-    return [*values(folder.train), *values(folder.val), *values(folder.test)]
+def counts(found):
+    return len(found.train), len(found.val), len(found.test)
 
 
-def numbered(count, side=4):
-    """Images (count, side, side, 1), each filled with its own number."""
-    return np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(side, 1).repeat(side, 2)
+def refusal(source, **options):
+    with pytest.raises(DataError) as caught:
+        opened(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-@pytest.fixture
-def never_decode(monkeypatch):
-    def forbid():
-        def decoding(*_args):
-            pytest.fail("an image was decoded again")
-
-        monkeypatch.setattr(data, "decode_square", decoding)
-
-    return forbid
+def saved(folder, **arrays):
+    folder.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return folder
 
 
-# --- reading a folder ------------------------------------------------------------------------------------------------
+# --- which array is what ---------------------------------------------------------------------------------------------
 
 
-def test_every_image_lands_in_one_split_under_its_name(tmp_path):
-    folder = opened(grey_folder(tmp_path / "in", 40))
-    assert (len(folder.train), len(folder.val), len(folder.test)) == (36, 2, 2)
-    for split in ("train", "val", "test"):
-        images = getattr(folder, split)
-        assert isinstance(images, np.memmap) and images.dtype == np.uint8 and images.shape[1:] == (8, 8, 1)
-        assert values(images) == [int(name.removesuffix(".png")) for name in folder.names[split]]
-    assert sorted(everything(folder)) == list(range(40))
-    with pytest.raises(ValueError):
-        folder.train[0] = 0
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test", "train_labels", "test_labels"),
+        ("x_train", "x_valid", "x_test", "y_train", "y_test"),
+        ("train_images", "validation_images", "test_images", "train_targets", "test_targets"),
+        ("X-training", "X-val", "X-testing", "Y-training", "Y-testing"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["npy", "npz"])
+def test_names_tell_splits_and_labels(tmp_path, names, packed):
+    parts = numbered(30), numbered(4, 100), numbered(5, 200), np.arange(30) % 10, np.arange(5)[:, None]
+    arrays = dict(zip(names, parts, strict=True))
+    if packed:
+        np.savez(tmp_path / "digits.npz", **arrays)
+        found = opened(tmp_path / "digits.npz")
+    else:
+        found = opened(saved(tmp_path / "in", **arrays))
+    assert values(found.train) == list(range(30))
+    assert values(found.val) == [100, 101, 102, 103]
+    assert values(found.test) == [200, 201, 202, 203, 204]
+    assert found.origin == dict.fromkeys(("train", "val", "test"), "folder")
+    assert {split: array.tolist() for split, array in found.labels.items()} == {
+        "train": [i % 10 for i in range(30)],
+        "test": [0, 1, 2, 3, 4],
+    }
 
 
-def test_the_split_depends_on_the_seed_and_on_nothing_else(tmp_path):
-    first = opened(grey_folder(tmp_path / "in", 40), tmp_path / "a")
-    again = opened(grey_folder(tmp_path / "elsewhere", 40), tmp_path / "b")
-    other = opened(tmp_path / "in", tmp_path / "c", seed=1)
-    assert first.names == again.names and first.fingerprint == again.fingerprint
-    assert set(first.names["test"]) != set(other.names["test"]) and first.fingerprint != other.fingerprint
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_mnist_as_distributed_holds_out_its_last_images(tmp_path, packed):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for prefix, count, start in (("train", 60, 0), ("t10k", 7, 100)):
+        write(folder / f"{prefix}-images-idx3-ubyte{packed}", numbered(count, start)[..., 0])
+        write(folder / f"{prefix}-labels-idx1-ubyte{packed}", np.arange(count, dtype=np.uint8) % 10)
+    found = opened(folder)
+    assert values(found.train) == list(range(54)) and values(found.val) == list(range(54, 60))
+    assert values(found.test) == list(range(100, 107))
+    assert found.origin == {"train": "folder", "val": "train", "test": "folder"}
+    assert found.labels["val"].tolist() == [4, 5, 6, 7, 8, 9] and len(found.labels["train"]) == 54
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (10, (8, 1, 1))])
-def test_small_folders_are_split_as_far_as_they_go(tmp_path, count, expected):
-    folder = opened(grey_folder(tmp_path / "in", count))
-    assert (len(folder.train), len(folder.val), len(folder.test)) == expected
+def test_never_more_than_5000_are_held_out(tmp_path):
+    write(tmp_path / "train-images-idx3-ubyte", np.zeros((60_000, 4, 4), np.uint8))
+    assert counts(opened(tmp_path)) == (55_000, 5_000, 0)
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation"])
-def test_split_folders_are_respected_and_what_lies_beside_them_is_not_read(tmp_path, val):
-    for name, start, count in (("train/cats", 0, 5), ("train/dogs", 5, 5), (val, 10, 3), ("test", 20, 2)):
-        grey_folder(tmp_path / "in" / name, count, start)
-    paint(tmp_path / "in" / "logo.png", 99)
-    folder = opened(tmp_path / "in")
-    assert sorted(values(folder.train)) == list(range(10))
-    assert sorted(values(folder.val)) == [10, 11, 12] and sorted(values(folder.test)) == [20, 21]
-    assert set(folder.summary()["split"].values()) == {"folder"}
+def test_arrays_that_do_not_say_what_they_are_give_way_to_those_that_do(tmp_path):
+    np.savez(tmp_path / "a.npz", mean=numbered(1), basis=numbered(3), train=numbered(20))
+    assert counts(opened(tmp_path / "a.npz")) == (18, 2, 0)
 
 
-def test_a_missing_val_is_taken_from_train_but_a_missing_test_is_not(tmp_path):
-    grey_folder(tmp_path / "in" / "train", 40)
-    folder = opened(tmp_path / "in")
-    assert (len(folder.train), len(folder.val), len(folder.test)) == (38, 2, 0)
-    assert folder.summary()["split"] == {"train": "folder", "val": "train", "test": "none"}
+def test_a_file_and_its_packed_twin_are_one(tmp_path):
+    for name in ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"):
+        write(tmp_path / name, numbered(20)[..., 0])
+    assert counts(opened(tmp_path)) == (18, 2, 0)
+
+
+def test_other_sets_are_divided_at_random_and_labels_follow(tmp_path):
+    saved(tmp_path / "in", train=numbered(200), train_labels=np.arange(200))
+    found, again, other = (opened(tmp_path / "in", seed=seed) for seed in (0, 0, 1))
+    assert counts(found) == (180, 20, 0)
+    assert sorted(values(found.train) + values(found.val)) == list(range(200))
+    assert values(found.val) != list(range(180, 200)) and sorted(values(found.val)) != sorted(values(other.val))
     for split in ("train", "val"):
-        assert [f"train/{value:03}.png" for value in values(getattr(folder, split))] == list(folder.names[split])
+        assert values(getattr(found, split)) == found.labels[split].tolist()
+        assert values(getattr(found, split)) == values(getattr(again, split))
+    assert found.fingerprint == again.fingerprint != other.fingerprint
+    np.testing.assert_array_equal(np.load(tmp_path / "in" / "train.npy"), numbered(200))  # the file is as it was
 
 
-def test_sub_folders_odd_suffixes_and_hidden_files(tmp_path):
-    paint(tmp_path / "in" / "a" / "b" / "one.PNG", 1)
-    paint(tmp_path / "in" / "two.JPeG", 2)
-    paint(tmp_path / "in" / "three.bmp", 3)
-    for hidden in (".four.png", ".thumbs/five.png"):
-        paint(tmp_path / "in" / hidden, 99)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
-    folder = opened(tmp_path / "in")
-    assert sorted(sum(folder.names.values(), ())) == ["a/b/one.PNG", "three.bmp", "two.JPeG"]
-    assert not folder.unreadable
+@pytest.mark.parametrize("form", ["a file", "a file called test", "an npz", "a folder"])
+def test_what_names_no_split_is_divided_like_a_folder_of_images(tmp_path, form):
+    path = tmp_path / {"a file called test": "test.npy", "an npz": "a.npz"}.get(form, "a.npy")
+    if form == "an npz":
+        np.savez(path, images=numbered(100), labels=np.arange(100))
+    else:
+        np.save(path, numbered(100))
+    found = opened(tmp_path if form == "a folder" else path)
+    assert counts(found) == (90, 5, 5)
+    assert sorted(values(found.train) + values(found.val) + values(found.test)) == list(range(100))
+    assert set(found.origin.values()) == {"all"}
+    if form == "an npz":
+        assert values(found.test) == found.labels["test"].tolist()
 
 
-@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are text there")
-def test_a_file_name_may_be_any_bytes(tmp_path, never_decode):
-    grey_folder(tmp_path / "in", 3)
-    os.rename(tmp_path / "in" / "001.png", os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
-    first = opened(tmp_path / "in")
-    never_decode()
-    assert sorted(everything(first)) == [0, 1, 2] and opened(tmp_path / "in").names == first.names
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1))])
+def test_a_few_images_are_divided_as_far_as_they_go(tmp_path, count, expected):
+    np.save(tmp_path / "a.npy", numbered(count))
+    assert counts(opened(tmp_path / "a.npy")) == expected
 
 
-def test_modes_and_sizes_may_be_mixed(tmp_path):
-    paint(tmp_path / "in" / "a.png", (255, 0, 0), (30, 20), "RGB")
-    paint(tmp_path / "in" / "b.png", 65535, (9, 9), "I;16")
-    paint(tmp_path / "in" / "c.png", (0, 0, 0, 0), (100, 3), "RGBA")
-    for channels, expected in ((1, [76, 255, 255]), (3, [(255, 0, 0), (255,) * 3, (255,) * 3])):
-        folder = opened(tmp_path / "in", tmp_path / f"cache{channels}", channels=channels)
-        images = {}
-        for split, names in folder.names.items():
-            images |= dict(zip(names, getattr(folder, split), strict=True))
-        for name, value in zip("abc", expected, strict=True):
-            assert (images[f"{name}.png"] == value).all()
+def test_test_images_alone_are_for_tests(tmp_path):
+    found = opened(saved(tmp_path / "in", test=numbered(5)))
+    assert counts(found) == (0, 0, 5) and found.train.shape == (0, 4, 4, 1)
+    assert found.origin == {"train": "none", "val": "none", "test": "folder"}
 
 
-def test_crop_keeps_the_centre_and_squeeze_the_whole_frame(tmp_path):
-    image = Image.new("L", (32, 16), 0)
-    image.paste(255, (8, 0, 24, 16))
-    (tmp_path / "in").mkdir()
-    image.save(tmp_path / "in" / "a.png")
-    assert (opened(tmp_path / "in", tmp_path / "c").train == 255).all()
-    squeezed = opened(tmp_path / "in", tmp_path / "s", fit="squeeze").train[0, 4, :, 0]
-    assert squeezed[0] < 30 and squeezed[-1] < 30 and squeezed[3] > 225 and squeezed[4] > 225
+def test_the_arrays_cannot_be_written_to(tmp_path):
+    found = opened(saved(tmp_path / "in", train=numbered(30)))
+    for images in (found.train, found.val):
+        with pytest.raises(ValueError):
+            images[0] = 0
 
 
-def test_an_image_of_the_right_size_is_not_resampled(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    (tmp_path / "in").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
-    np.testing.assert_array_equal(opened(tmp_path / "in", channels=3).train[0], pixels)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_shrinking_is_antialiased(tmp_path, name):
-    """A fine checkerboard has to become an even grey."""
-    board = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    (tmp_path / "in").mkdir()
-    Image.fromarray(board).save(tmp_path / "in" / name, quality=95)
-    small = opened(tmp_path / "in").train.astype(int)
-    assert np.abs(small - 127).max() <= 3
-
-
-def test_a_jpeg_decoded_at_a_fraction_of_its_size_is_as_good(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
-    for name in ("jpg/a.jpg", "png/a.png"):
-        (tmp_path / name).parent.mkdir()
-    Image.fromarray(noise).resize((1024, 1024), Image.Resampling.BICUBIC).save(tmp_path / "jpg" / "a.jpg", quality=95)
-    with Image.open(tmp_path / "jpg" / "a.jpg") as image:
-        image.save(tmp_path / "png" / "a.png")
-    jpg, png = (opened(tmp_path / kind, tmp_path / f"cache-{kind}", size=128).train for kind in ("jpg", "png"))
-    assert np.abs(jpg.astype(int) - png).max() <= 12 and np.abs(jpg.astype(int) - png).mean() < 2
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    image = Image.new("L", (16, 16), 0)
-    image.paste(255, (0, 0, 16, 8))  # stored: white on top; shown, turned by 180 degrees: white at the bottom
-    exif = Image.Exif()
-    exif[274] = 3
-    (tmp_path / "in").mkdir()
-    image.save(tmp_path / "in" / "a.png", exif=exif)
-    shown = opened(tmp_path / "in", size=16).train[0]
-    assert (shown[:8] == 0).all() and (shown[8:] == 255).all()
-
-
-def test_unreadable_files_are_named_and_the_others_read(tmp_path):
-    grey_folder(tmp_path / "in", 20)
-    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    whole = (tmp_path / "in" / "000.png").read_bytes()
-    (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    folder = opened(tmp_path / "in")
-    assert [name for name, _ in folder.unreadable] == ["bad.png", "cut.png"]
-    assert all(reason and "\n" not in reason for _, reason in folder.unreadable)
-    assert sorted(everything(folder)) == list(range(20))
-    assert folder.summary()["unreadable"] == 2
-    assert opened(tmp_path / "in").unreadable == folder.unreadable
-
-
-def test_the_summary_is_plain_json(tmp_path):
-    summary = opened(grey_folder(tmp_path / "in", 40), fit="squeeze").summary()
+def test_the_same_images_have_the_same_fingerprint_in_any_form(tmp_path):
+    train, test = numbered(30), numbered(5, 100)
+    saved(tmp_path / "a", train=train, val=test, test=test)
+    np.savez(tmp_path / "b.npz", x_train=train.transpose(0, 3, 1, 2) / 255, x_val=test[..., 0], x_test=test.astype(int))
+    saved(tmp_path / "c", train=test, val=test, test=train)
+    saved(tmp_path / "d", train=train[1:], val=np.concatenate([test, train[:1]]), test=test)  # rows in the same order
+    a, b, c, d = (opened(tmp_path / name) for name in ("a", "b.npz", "c", "d"))
+    assert a.fingerprint == b.fingerprint
+    assert len({a.fingerprint, c.fingerprint, d.fingerprint}) == 3
+    summary = a.summary()
     assert json.loads(json.dumps(summary)) == summary
-    assert summary["images"] == {"train": 36, "val": 2, "test": 2}
-    assert (summary["size"], summary["channels"], summary["fit"], summary["seed"]) == (8, 1, "squeeze", 0)
+    assert summary["images"] == {"train": 30, "val": 5, "test": 5}
+    assert (summary["size"], summary["channels"], summary["fit"], summary["seed"]) == (4, 1, "crop", 0)
 
 
-def test_progress_counts_up_to_all_files(tmp_path):
-    seen = []
-    opened(grey_folder(tmp_path / "in", 12), on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 12) for done in range(1, 13)]
+def test_folders_of_images_stay_what_they_are(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "train").mkdir(parents=True)
+    for i in range(10):
+        Image.new("L", (9, 7), i).save(folder / "train" / f"{i}.png")
+    np.save(folder / "features.npy", np.zeros((10, 4, 4)))  # could be images, but does not say so
+    np.save(folder / "train_labels.npy", np.zeros(10))
+    found = opened(folder)
+    assert counts(found) == (9, 1, 0) and len(found.names["train"]) == 9 and not found.labels
 
 
-# --- the cache -------------------------------------------------------------------------------------------------------
+# --- data sets as they are published ---------------------------------------------------------------------------------
 
 
-def test_a_second_opening_decodes_nothing(tmp_path, never_decode):
-    first = opened(grey_folder(tmp_path / "in", 12))
-    never_decode()
-    second = opened(tmp_path / "in", on_progress=lambda *_: pytest.fail("progress of what?"))
-    assert not first.rebuilt and not second.rebuilt
-    assert second.names == first.names and second.summary() == first.summary()
-    for split in ("train", "val", "test"):
-        np.testing.assert_array_equal(getattr(second, split), getattr(first, split))
+def test_cifar10_in_its_binary_version(tmp_path):
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (60, 3, 32, 32), np.uint8), draw.integers(0, 10, 60, np.uint8)
+    records = np.concatenate([labels[:, None], images.reshape(60, -1)], axis=1)
+    files = {f"data_batch_{i + 1}.bin": records[10 * i : 10 * i + 10].tobytes() for i in range(5)}
+    files |= {"test_batch.bin": records[50:].tobytes(), "batches.meta.txt": b"airplane\n"}
+    unpacked = tmp_path / "unpacked" / "cifar-10-batches-bin"
+    unpacked.mkdir(parents=True)
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+        for name, data in reversed(files.items()):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+            (unpacked / name).write_bytes(data)
+    packed = tmp_path / "cifar-10-binary.tar.gz"
+    fingerprints = set()
+    for source in (packed, tmp_path, unpacked, unpacked.parent):
+        found = opened(source, size=32, channels=3)
+        fingerprints.add(found.fingerprint)
+        assert counts(found) == (45, 5, 10)
+        np.testing.assert_array_equal(found.test, images[50:].transpose(0, 2, 3, 1))
+        assert found.labels["test"].tolist() == labels[50:].tolist()
+        for split in ("train", "val"):
+            for image, label in zip(getattr(found, split), found.labels[split], strict=True):
+                (row,) = np.flatnonzero((images[:50].transpose(0, 2, 3, 1) == image).all((1, 2, 3)))
+                assert labels[row] == label
+    assert len(fingerprints) == 1
+    whole = packed.read_bytes()
+    packed.write_bytes(whole[: len(whole) // 2])
+    assert "cifar-10-binary.tar.gz is damaged" in refusal(packed, size=32, channels=3)
+    (unpacked / "test_batch.bin").write_bytes(b"123")
+    assert "not all of it" in refusal(unpacked, size=32, channels=3)
 
 
-def test_a_moved_folder_keeps_its_cache(tmp_path, never_decode):
-    opened(grey_folder(tmp_path / "in", 12))
-    (tmp_path / "in").rename(tmp_path / "moved")
-    never_decode()
-    assert not opened(tmp_path / "moved").rebuilt
+def test_omniglot_is_read_from_its_archives_with_the_ink_bright(tmp_path):
+    ink = np.zeros((105, 105), np.uint8)
+    ink[:15, 60:] = 1  # top right: 4 rows and 12 columns of 28
+    for name, characters in (("background", 10), ("evaluation", 3)):
+        with zipfile.ZipFile(tmp_path / f"images_{name}.zip", "w") as archive:
+            for i in reversed(range(characters)):
+                png = io.BytesIO()
+                Image.fromarray(255 * (1 - ink * (i == 2))).convert("1").save(png, "PNG")
+                archive.writestr(f"images_{name}/Greek/character{i:02}/0001_01.png", png.getvalue())
+            archive.writestr(f"__MACOSX/images_{name}/Greek/._0001_01.png", b"no image")
+    found = opened(tmp_path, size=28)
+    assert counts(found) == (9, 1, 3)
+    assert (found.test[:2] == 0).all()
+    assert (found.test[2, :4, 16:] == 255).all() and found.test[2].sum() == 255 * 4 * 12
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "rewritten", "touched", "renamed"])
-def test_a_changed_folder_is_decoded_again(tmp_path, change):
-    folder = grey_folder(tmp_path / "in", 12)
-    before = opened(folder)
-    if change == "added":
-        paint(folder / "new.png", 200)
-    elif change == "removed":
-        (folder / "003.png").unlink()
-    elif change == "renamed":
-        (folder / "003.png").rename(folder / "new.png")
-    elif change == "rewritten":
-        paint(folder / "003.png", 200)
-    else:
-        os.utime(folder / "003.png", (1, 1))
-    after = opened(folder)
-    assert after.rebuilt
-    three = {"added": [3, 200], "removed": [], "rewritten": [200], "touched": [3], "renamed": [3]}[change]
-    assert sorted(everything(after)) == sorted([v for v in range(12) if v != 3] + three)
-    assert (after.fingerprint == before.fingerprint) == (change == "touched")
-    assert not opened(folder).rebuilt
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # the outdated array is gone
-
-
-@pytest.mark.parametrize("options", [{"size": 16}, {"channels": 3}, {"fit": "squeeze"}, {"seed": 5}])
-def test_changed_settings_are_noticed(tmp_path, options):
-    opened(grey_folder(tmp_path / "in", 12))
-    folder = opened(tmp_path / "in", **options)
-    assert folder.rebuilt and options.items() <= folder.settings.items()
-    assert folder.train.shape[1:] == (folder.settings["size"],) * 2 + (folder.settings["channels"],)
-
-
-@pytest.mark.parametrize("damage", ["array gone", "array cut", "index cut", "index of another kind", "older format"])
-def test_a_damaged_cache_is_built_again(tmp_path, damage):
-    opened(grey_folder(tmp_path / "in", 12))
-    index, array = tmp_path / "cache" / data.INDEX, next((tmp_path / "cache").glob("*.npy"))
-    if damage == "array gone":
-        array.unlink()
-    elif damage == "array cut":
-        array.write_bytes(array.read_bytes()[:-100])
-    elif damage == "index cut":
-        index.write_bytes(index.read_bytes()[:-100])
-    elif damage == "index of another kind":
-        index.write_text("[1, 2, 3]")
-    else:
-        index.write_text(json.dumps(json.loads(index.read_text()) | {"format": -1}))
-    folder = opened(tmp_path / "in")
-    assert folder.rebuilt and len(folder.train) == 10
-
-
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES])
-def test_a_disk_that_cannot_be_written_leaves_no_half_cache(tmp_path, monkeypatch, error):
-    grey_folder(tmp_path / "in", 12)
-
-    def fail(_handle):
-        raise OSError(error, os.strerror(error))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fail)
-        with pytest.raises(DataError, match="no room" if error == errno.ENOSPC else "cannot write") as caught:
-            opened(tmp_path / "in")
-    assert str(tmp_path / "cache") in str(caught.value)
-    assert not list((tmp_path / "cache").iterdir())
-    assert len(opened(tmp_path / "in").train) == 10
+def test_chardata_mat_is_read_where_scipy_is_there(tmp_path, monkeypatch):
+    scipy_io = pytest.importorskip("scipy.io")
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
+    columns = (images / 255).transpose(0, 2, 1).reshape(30, -1).T  # MATLAB's order, an image each column
+    scipy_io.savemat(tmp_path / "chardata.mat", {"data": columns[:, :20], "testdata": columns[:, 20:]})
+    found = opened(tmp_path, size=28)
+    assert counts(found) == (18, 2, 10)
+    np.testing.assert_array_equal(found.test[..., 0], images[20:])
+    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
+    assert "pip install scipy" in refusal(tmp_path, size=28)
 
 
 # --- what cannot be used ---------------------------------------------------------------------------------------------
 
 
-def refusal(folder):
-    with pytest.raises(DataError) as caught:
-        opened(folder)
-    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
-    return str(caught.value)
+@pytest.mark.parametrize(
+    ("options", "takes"), [({"size": 8}, "8x8 grey"), ({"channels": 3}, "4x4 colour"), ({"size": 64}, "64x64 grey")]
+)
+def test_arrays_are_never_fitted_to_the_model(tmp_path, options, takes):
+    saved(tmp_path / "in", train=numbered(30))
+    said = refusal(tmp_path / "in", **options)
+    assert f"train.npy are 4x4 grey, the model takes {takes}" in said
+    saved(tmp_path / "in", train=numbered(30), test=numbered(5, side=6))
+    assert "test.npy are 6x6 grey, the model takes 4x4 grey" in refusal(tmp_path / "in")
 
 
-def test_folders_that_cannot_serve_are_refused(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "a.txt").touch()
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_text("no image")
-    grey_folder(tmp_path / "only" / "test", 3)
-    grey_folder(tmp_path / "half" / "test", 3)
-    (tmp_path / "half" / "train").mkdir()
-    (tmp_path / "half" / "train" / "b.png").write_text("no image")
+def test_arrays_that_cannot_serve_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", train=np.array(["a", "b"]), mean=np.zeros(7))
+    assert "a.npz holds no images, but train (2 <U1), mean (7 float64)" in refusal(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz")
+    assert "holds no images, but nothing" in refusal(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", a=numbered(3), b=numbered(3))
+    assert "a and b could all be the images; keep one" in refusal(tmp_path / "c.npz")
+    np.save(tmp_path / "d.npy", numbered(3).reshape(-1))
+    assert "d.npy holds no images, but 48 uint8" in refusal(tmp_path / "d.npy")
+    np.savez(tmp_path / "e.npz", x=numbered(0))
+    assert "none in them: x (0x4x4x1 uint8)" in refusal(tmp_path / "e.npz")
+    np.savez(tmp_path / "f.npz", train=numbered(3), train_labels=np.zeros(4, int))
+    assert "4 labels for the 3 images" in refusal(tmp_path / "f.npz")
+    saved(tmp_path / "g", train=numbered(3), train_images=numbered(3))
+    assert "train.npy and train_images.npy could all be the images of train" in refusal(tmp_path / "g")
+    (tmp_path / "h").mkdir()
+    np.save(tmp_path / "h" / "a.npy", np.zeros(3))
+    assert "holds no image file and no arrays" in refusal(tmp_path / "h")
+    (tmp_path / "i-idx3-ubyte").write_bytes(idx(numbered(9)[..., 0])[:-1])
+    assert "cut short" in refusal(tmp_path / "i-idx3-ubyte")
+    (tmp_path / "j.txt").write_text("text")
+    assert "j.txt is a file, but none of arrays" in refusal(tmp_path / "j.txt")
     assert "there is no folder" in refusal(tmp_path / "nowhere")
-    assert "is a file" in refusal(tmp_path / "file")
-    assert "holds no image file" in refusal(tmp_path / "empty")
-    assert "holds no image file" in refusal(tmp_path / "text")
-    assert "a.png" in refusal(tmp_path / "broken")
-    assert "none in train/" in refusal(tmp_path / "only")
-    assert "train/b.png" in refusal(tmp_path / "half")
-    assert not list((tmp_path / "cache").iterdir())
+    assert "nowhere.npy" in refusal(tmp_path / "nowhere.npy")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_unknown_fit_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="'stretch'; allowed: crop, squeeze"):
-        opened(grey_folder(tmp_path / "in", 3), fit="stretch")
-
-
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
-def batches(count=10, **options):
-    return TrainBatches(numbered(count), **{"mask": "random2x2", "batch": 4, "seed": 0} | options)
-
-
-def numbers(batch):
-    return batch[0][:, 0, 0, 0].tolist()
-
-
-def test_a_batch_has_the_promised_shapes():
-    images = np.zeros((9, 6, 8, 3), np.uint8)
-    pixels, missing = TrainBatches(images, mask="left", batch=4, seed=0)[0]
-    assert pixels.dtype == torch.uint8 and pixels.shape == (4, 3, 6, 8) and pixels.is_contiguous()
-    assert missing.dtype == torch.bool and missing.shape == (4, 1, 6, 8)
-    assert missing[..., :4].all() and not missing[..., 4:].any()
-
-
-@pytest.mark.parametrize(("count", "batch"), [(10, 4), (12, 4), (7, 7), (11, 3)])
-def test_every_image_is_seen_once_in_each_epoch(count, batch):
-    source = batches(count, batch=batch)
-    seen = [number for update in range(3 * count) for number in numbers(source[update])]
-    epochs = [seen[i * count : (i + 1) * count] for i in range(3 * batch)]
-    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
-def test_an_update_does_not_depend_on_those_before():
-    in_order = [batches(flip=True)[update] for update in range(12)]
-    source = batches(flip=True)
-    for update in (11, 0, 5, 2, 2, 7, 10, 1, 6):
-        for ours, theirs in zip(source[update], in_order[update], strict=True):
-            assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_the_processes_shares_make_up_the_whole_batch(world):
-    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True}
-    whole = TrainBatches(images, **options)
-    shares = [TrainBatches(images, **options, rank=rank, world=world) for rank in range(world)]
-    for update in range(6):
-        for part, expected in enumerate(whole[update]):
-            assert torch.equal(torch.cat([share[update][part] for share in shares]), expected)
-
-
-def test_seeds_and_updates_draw_anew():
-    one, other = batches(100), batches(100, seed=1)
-    assert numbers(one[0]) != numbers(other[0]) and not torch.equal(one[0][1], other[0][1])
-    masks = torch.cat([batches(100, mask="pixels50")[update][1] for update in range(10)])
-    assert len(masks.flatten(1).unique(dim=0)) == 40
-
-
-def test_flip_mirrors_half_of_the_images_left_to_right_and_nothing_else():
-    images = np.arange(4, dtype=np.uint8)[None, None, :, None].repeat(50, 0).repeat(3, 1)
-    plain = TrainBatches(images, mask="top", batch=50, seed=0)
-    flipped = TrainBatches(images, mask="top", batch=50, seed=0, flip=True)
-    rows = torch.cat([flipped[update][0] for update in range(10)])[:, 0, 0]
-    assert set(map(tuple, rows.tolist())) == {(0, 1, 2, 3), (3, 2, 1, 0)}
-    assert 0.4 < (rows[:, 0] == 3).float().mean() < 0.6
-    assert (plain[0][0][:, 0, 0, 0] == 0).all()
-    assert (images[:, 0, 0] == 0).all()  # the images themselves stay as they are
-
-
-def test_a_data_loader_takes_any_range_of_updates():
-    source = batches()
-    loaded = list(DataLoader(source, batch_size=None, sampler=range(5, 8)))
-    assert len(loaded) == 3
-    for update, batch in zip(range(5, 8), loaded, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, source[update], strict=True))
-    assert numbers(pickle.loads(pickle.dumps(source))[3]) == numbers(source[3])
-
-
-def test_batches_that_cannot_be_made_are_refused():
-    with pytest.raises(ConfigError, match="batch of 4 cannot be shared by 3"):
-        batches(world=3)
-    with pytest.raises(DataError, match="3 images are too few for a batch of 4"):
-        batches(3)
-    with pytest.raises(MaskError, match=r"20x20.*4x4"):
-        batches(mask="random3x20")
-
-
-# --- held-out images and the mean ------------------------------------------------------------------------------------
-
-
-def test_heldout_is_always_the_same_and_a_smaller_count_is_its_beginning():
-    images = numbered(50, 8)
-    pixels, missing = heldout(images, 20, "strokes", 0)
-    assert pixels.shape == (20, 1, 8, 8) and pixels.dtype == torch.uint8
-    assert missing.shape == (20, 1, 8, 8) and missing.dtype == torch.bool
-    assert len(set(pixels[:, 0, 0, 0].tolist())) == 20
-    fewer = heldout(images, 7, "strokes", 0)
-    assert torch.equal(fewer[0], pixels[:7]) and torch.equal(fewer[1], missing[:7])
-    other = heldout(images, 20, "strokes", 1)
-    assert not torch.equal(other[0], pixels) and not torch.equal(other[1], missing)
-    assert len(heldout(images, 512, "strokes", 0)[0]) == 50
-
-
-def test_no_held_out_image_is_an_error():
-    with pytest.raises(DataError, match="no held-out image"):
-        heldout(np.zeros((0, 4, 4, 1), np.uint8), 5, "left", 0)
-
-
-def test_mean_image_is_the_mean():
-    images = np.random.default_rng(0).integers(0, 256, (700, 4, 5, 3), dtype=np.uint8)
-    mean = mean_image(images)
-    assert mean.dtype == torch.float32 and mean.shape == (3, 4, 5)
-    np.testing.assert_allclose(mean.numpy(), images.mean(axis=0).transpose(2, 0, 1) / 255, atol=1e-6)
-
-
-def test_mean_image_takes_a_limited_number_from_all_over():
-    halves = np.zeros((1000, 1, 1, 1), np.uint8)
-    halves[500:] = 255
-    assert mean_image(halves, limit=100).item() == pytest.approx(0.5)
-    with pytest.raises(DataError, match="no image"):
-        mean_image(halves[:0])
+        opened(saved(tmp_path / "in", train=numbered(30)), fit="stretch")

@@ -1,0 +1,110 @@
+"""Batches of images and holes to train on, and the fixed ones to score on.
+
+Images are uint8 arrays (N, H, W, C). Everything drawn at random is a pure function of a seed and of a position, so a
+run that resumes, or that is spread over processes, sees the same images and holes as one that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from matfill import masks
+from matfill.errors import ConfigError, DataError
+
+# The first word of every seed: draws for different ends never share a stream.
+_ORDER, _FLIP, _MASK, _HELDOUT, _BINARY = range(5)
+
+
+class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The batches of a run: `batches[update]` is (images, missing) of one update, for one of `world` processes.
+
+    images uint8 (batch / world, C, H, W); missing bool (batch / world, 1, H, W), True = to be predicted. Both depend on
+    the seed, the update and the place in the whole batch alone: nothing is remembered from one update to the next, and
+    the processes' shares, laid end to end, are what a single process sees. Every image is seen once per epoch, in an
+    order of that epoch's own; a batch may straddle two epochs. With `binary`, pixels are binarised afresh every time.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        *,
+        mask: str,
+        batch: int,
+        seed: int,
+        flip: bool = False,
+        binary: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch % world:
+            raise ConfigError(f"a batch of {batch} cannot be shared by {world} processes; use a multiple of {world}")
+        if len(images) < batch:
+            count = len(images)
+            raise DataError(f"{count} images are too few for a batch of {batch}: add some, or lower batch to {count}")
+        self.images = images
+        self.batch, self.seed, self.flip, self.binary = batch, seed, flip, binary
+        self._sampler = masks.parse(mask)
+        self._sampler.sample(*images.shape[1:3], np.random.default_rng(0))  # a mask that does not fit fails here
+        self._share = range(rank * (batch // world), (rank + 1) * (batch // world))
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.images[[self._row(update * self.batch + place) for place in self._share]]
+        if self.flip:
+            flipped = np.random.default_rng((_FLIP, self.seed, update)).random(self.batch) < 0.5
+            flipped = flipped[self._share.start : self._share.stop]
+            rows[flipped] = rows[flipped, :, ::-1]
+        if self.binary:
+            rows = binarise(rows, [(_BINARY, self.seed, update, place) for place in self._share])
+        seeds = [(_MASK, self.seed, update, place) for place in self._share]
+        return _to_tensors(rows, masks.sample_batch(self._sampler, *rows.shape[1:3], seeds))
+
+    def _row(self, position: int) -> int:
+        """The image at `position` of the endless sequence of epochs."""
+        epoch, place = divmod(position, len(self.images))
+        if epoch not in self._orders:
+            order = np.random.default_rng((_ORDER, self.seed, epoch)).permutation(len(self.images))
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1} | {epoch: order}
+        return int(self._orders[epoch][place])
+
+
+def binarise(images: np.ndarray, seeds: Sequence[Sequence[int]]) -> np.ndarray:
+    """Each value of images uint8 (N, H, W, C) as 255 with probability value / 255, else 0; image i from seeds[i]."""
+    uniform = np.stack([np.random.default_rng(seed).random(images.shape[1:], np.float32) for seed in seeds])
+    return np.where(255 * uniform < images, np.uint8(255), np.uint8(0))
+
+
+def heldout(
+    images: np.ndarray, count: int, spec: str, seed: int, *, binary: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` of the images (all, where there are fewer), always the same ones with the same holes, for one seed.
+
+    With `binary` they are binarised, always the same way too. Returns images uint8 (n, C, H, W) and missing bool
+    (n, 1, H, W). The first n of a greater count are these n.
+    """
+    if not len(images):
+        raise DataError("there is no held-out image to score; add images: from three on, some are set aside")
+    chosen = np.random.default_rng((_HELDOUT, seed)).permutation(len(images))[:count]
+    rows, places = images[chosen], range(len(chosen))
+    if binary:
+        rows = binarise(rows, [(_BINARY, seed, place) for place in places])
+    seeds = [(_HELDOUT, seed, place) for place in places]
+    return _to_tensors(rows, masks.sample_batch(masks.parse(spec), *images.shape[1:3], seeds))
+
+
+def mean_image(images: np.ndarray, limit: int = 10_000) -> torch.Tensor:
+    """The mean of the images, float32 (C, H, W) in [0, 1]; of `limit` of them, evenly spread, where there are more."""
+    if not len(images):
+        raise DataError("there is no image to take the mean of")
+    chosen = np.linspace(0, len(images) - 1, min(limit, len(images))).astype(int)
+    total = sum(images[some].sum(axis=0, dtype=np.float64) for some in np.array_split(chosen, len(chosen) // 256 + 1))
+    return torch.from_numpy(total / (255 * len(chosen))).permute(2, 0, 1).float().contiguous()
+
+
+def _to_tensors(rows: np.ndarray, missing: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 (b, H, W, C) and bool (b, H, W) -> tensors uint8 (b, C, H, W) and bool (b, 1, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2))), torch.from_numpy(missing[:, None])

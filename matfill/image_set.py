@@ -1,0 +1,56 @@
+"""A set of images, split into training, validation and test images; wherever they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SPLITS = ("test", "val", "train")  # in the order of their rows
+VAL_SHARE, TEST_SHARE = 0.05, 0.05  # of the images, where nothing says which is which
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing", "t10k"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that are read-only arrays, often memory maps, uint8 (N, H, W, C); a split may be empty."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    origin: Mapping[str, str]  #: of each split: "folder" (it was given), "train" (taken from train), "all" or "none"
+    settings: Mapping[str, Any]  #: size, channels, fit, seed
+    fingerprint: str  #: of the split and every pixel; the same on any machine
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)  #: (N,) of each split whose classes are known
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: of the files, where every image is one
+    unreadable: tuple[tuple[str, str], ...] = ()  #: (name, reason) of files that could not be decoded
+    rebuilt: bool = False  #: an older cache no longer matched the folder or the settings, so all was decoded again
+
+    def summary(self) -> dict[str, Any]:
+        """What a weights file should remember of its data; plain values that JSON can store."""
+        return {
+            "images": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
+            "unreadable": len(self.unreadable),
+            "split": dict(self.origin),
+            **self.settings,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name speaks of: "valid", "x_train", "t10k-images-idx3-ubyte.gz"; None where it names none."""
+    return next((SPLIT_NAMES[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in SPLIT_NAMES), None)
+
+
+def random_shares(count: int) -> tuple[int, int]:
+    """How many of `count` images become test and val where nothing says which is which: 5 % each, at least one."""
+    test, val = (max(1, round(share * count)) if count >= 3 else 0 for share in (TEST_SHARE, VAL_SHARE))
+    return test, val
