@@ -55,7 +55,7 @@ from matfill import images as image_files
 from matfill import masks
 
 if TYPE_CHECKING:  # the classical methods alone do not need torch
-    from matfill.model import ConditionalMatNet
+    from matfill.model import MatNet
 
 #: (images uint8 (N, H, W, C), missing bool (N, H, W)) -> filled, uint8 (N, H, W, C)
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -79,7 +79,7 @@ def biharmonic(images: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return (255 * np.stack(filled).clip(0, 1)).round().astype(np.uint8)
 
 
-def load(weights: str, temperature: list[float] | None) -> tuple[ConditionalMatNet, tuple[float, ...]]:
+def load(weights: str, temperature: list[float] | None) -> tuple[MatNet, tuple[float, ...]]:
     """The model, and the temperature of every level: the given one, or else the weights' own."""
     from matfill.checkpoint import load_weights
     from matfill.inpainting import temperatures
@@ -89,7 +89,7 @@ def load(weights: str, temperature: list[float] | None) -> tuple[ConditionalMatN
 
 
 def matnet(
-    model: ConditionalMatNet,
+    model: MatNet,
     samples: int,
     seed: int,
     temperature: tuple[float, ...],
@@ -133,7 +133,7 @@ def ssim(images: np.ndarray, filled: np.ndarray, missing: np.ndarray) -> np.ndar
     return np.array(values)
 
 
-def free_energy(model: ConditionalMatNet, images: np.ndarray, missing: np.ndarray, seed: int) -> tuple[float, float]:
+def free_energy(model: MatNet, images: np.ndarray, missing: np.ndarray, seed: int) -> tuple[float, float]:
     """The model's free energy in bits per missing value, and its standard error."""
     import torch
 

@@ -38,7 +38,7 @@ import torch
 from matfill import masks, recipes
 from matfill.devices import fastest_precision, pick_device
 from matfill.layers import Conv2d
-from matfill.model import ConditionalMatNet
+from matfill.model import MatNet
 from matfill.trainer import Trainer
 
 #: input shape (B, C, H, W), outputs, kernel, stride, padding
@@ -112,7 +112,7 @@ def main() -> None:
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     model_config, config = recipes.recipe(options.recipe)
     config = dataclasses.replace(config, precision=precision, batch=options.batch or config.batch)
-    trainer = Trainer(ConditionalMatNet(model_config), config, device)
+    trainer = Trainer(MatNet(model_config), config, device)
 
     side = model_config.image_size
     images = torch.randint(0, 256, (config.batch, model_config.image_channels, side, side), dtype=torch.uint8)

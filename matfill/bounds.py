@@ -1,4 +1,7 @@
-"""Upper bounds on -log p(x^u | x^k) as functions of a Trace (eqs. 5, 6). Every result is (B,), in nats."""
+"""Upper bounds on -log p(x^u | x^k), or on -log p(x) of an unconditional model, as functions of a Trace (eqs. 5, 6).
+
+Every result is (B,), in nats.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from matfill.distributions import GaussianMixture, component_posterior
 from matfill.errors import MatfillError
 from matfill.model import Trace
 
@@ -22,11 +26,18 @@ def distortion(trace: Trace) -> Tensor:
     return total.index_add(0, image, -trace.pixels.log_prob(trace.target))
 
 
+def module_rates(trace: Trace) -> list[Tensor]:
+    """KL(q_i || p_i) of every module, in the order of `trace.latents`: (B,) each, nats.
+
+    Where p(z_0) is a mixture, an upper bound on it (eq. 12, see distributions.mixture_kl).
+    """
+    return [_per_image(kl_divergence(latent.q, latent.p)) for latent in trace.latents]
+
+
 def rates(trace: Trace) -> dict[tuple[int, int], Tensor]:
     """KL(q_i || p_i) summed over the modules of each (stage, level), stages and levels in order: (B,) each, nats."""
     found: dict[tuple[int, int], Tensor] = {}
-    for latent in trace.latents:
-        kl = kl_divergence(latent.q, latent.p).sum((1, 2, 3))
+    for latent, kl in zip(trace.latents, module_rates(trace), strict=True):
         key = (latent.stage, latent.level)
         found[key] = found[key] + kl if key in found else kl
     return found
@@ -38,32 +49,63 @@ def rate(trace: Trace) -> Tensor:
 
 
 def free_energy(trace: Trace) -> Tensor:
-    """distortion + rate, eq. 6 with its sign turned: (B,), nats, to be minimised; in expectation >= -log p."""
+    """distortion + rate, eq. 6 with its sign turned: (B,), nats, to be minimised; in expectation >= -log p.
+
+    A mixture prior leaves it a bound, and a little looser.
+    """
     return distortion(trace) + rate(trace)
 
 
 def log_weight(trace: Trace) -> Tensor:
-    """log p(x^u, z | x^k) - log q(z | x): (B,), nats; minus its mean is the free energy, without closed-form KL."""
+    """log p(x^u, z | x^k) - log q(z | x): (B,), nats; minus its mean is the free energy, without closed-form KL.
+
+    A mixture prior counts with its exact density, so that there minus the mean is less than the free energy.
+    """
     total = -distortion(trace)
     for latent in trace.latents:
-        total = total + (latent.p.log_prob(latent.z) - latent.q.log_prob(latent.z)).sum((1, 2, 3))
+        p, q = latent.p.log_prob(latent.z), latent.q.log_prob(latent.z)
+        total = total + (_per_image(p - q) if p.shape == q.shape else p - _per_image(q))
     return total
 
 
-def iwae_bound(traces: Iterable[Trace]) -> Tensor:
-    """-log (1/k) sum_i exp(log_weight_i) over k independent traces of one batch: (B,), nats (Burda et al. 2015).
+class ImportanceWeights:
+    """Importance weights of a batch's samples, added up as they come: memory does not grow with their number.
 
-    In expectation it falls with k towards -log p(x^u | x^k). Traces are consumed one by one, so memory does not grow.
+    Sums are kept as logarithms, in float64 on the CPU.
     """
-    total: Tensor | None = None
-    count = 0
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._sum = self._squares = torch.tensor(-math.inf, dtype=torch.float64)
+
+    def add(self, log_weight: Tensor) -> None:
+        """Count the `log_weight` (B,) of one more sample of every image."""
+        log_weight = log_weight.cpu().double()
+        self._sum = torch.logaddexp(self._sum, log_weight)
+        self._squares = torch.logaddexp(self._squares, 2 * log_weight)
+        self.samples += 1
+
+    def bound(self) -> Tensor:
+        """-log of the mean weight: (B,), nats (Burda et al. 2015); in expectation it falls with k to -log p."""
+        return math.log(self.samples) - self._sum
+
+    def effective_samples(self) -> Tensor:
+        """(sum w)^2 / sum w^2, (B,), from 1 (one sample has all the weight) to k (all have the same)."""
+        return torch.exp(2 * self._sum - self._squares)
+
+
+def iwae_bound(traces: Iterable[Trace]) -> Tensor:
+    """-log (1/k) sum_i exp(log_weight_i) over k independent traces of one batch: (B,), nats.
+
+    See ImportanceWeights. Traces are consumed one by one, so memory does not grow.
+    """
+    weights = ImportanceWeights()
     for trace in traces:
-        weight = log_weight(trace)
-        total = weight if total is None else torch.logaddexp(total, weight)
-        count += 1
-    if total is None:
+        found = log_weight(trace)
+        weights.add(found)
+    if not weights.samples:
         raise MatfillError("an importance-weighted bound needs at least one sample")
-    return math.log(count) - total
+    return weights.bound().to(found)
 
 
 def missing_dims(trace: Trace) -> Tensor:
@@ -74,3 +116,16 @@ def missing_dims(trace: Trace) -> Tensor:
 def bits_per_dim(nats: Tensor, dims: Tensor) -> Tensor:
     """Nats per image, averaged over images, as bits per missing dimension: a scalar."""
     return nats.sum() / dims.sum() / math.log(2)
+
+
+def component_entropy(trace: Trace) -> Tensor:
+    """Entropy of the posterior over the components of a mixture prior (section 2.3): (B,), nats; 0 without one."""
+    for latent in trace.latents:
+        if isinstance(latent.p, GaussianMixture):
+            return component_posterior(latent.q, latent.p).entropy()
+    return torch.zeros(len(trace.missing), device=trace.missing.device)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    """Values (B, Z, S, S) summed over each image; what is (B,) already, as it is."""
+    return values if values.dim() == 1 else values.sum((1, 2, 3))

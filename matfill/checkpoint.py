@@ -23,7 +23,7 @@ import matfill
 from matfill.config import ModelConfig
 from matfill.errors import ConfigError, WeightsError
 from matfill.files import write_atomic
-from matfill.model import ConditionalMatNet
+from matfill.model import MatNet
 
 SUFFIX = ".safetensors"
 WEIGHTS_NAME = f"weights{SUFFIX}"  # in a run folder
@@ -57,20 +57,20 @@ def load_tensors(path: Path, *, card_only: bool = False) -> tuple[dict[str, Tens
     return tensors, card
 
 
-def save_weights(path: Path, model: ConditionalMatNet, card: Mapping[str, Any], dtype: torch.dtype) -> None:
+def save_weights(path: Path, model: MatNet, card: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Write a model as a weights file; `card` says how it came to be, the model's configuration is added here."""
     tensors = {name: t.to(dtype) for name, t in model.state_dict().items()}
     save_tensors(path, tensors, {"format": FORMAT, **card, "model": model.config.to_dict()})
 
 
-def load_weights(weights: str | os.PathLike[str]) -> tuple[ConditionalMatNet, dict[str, Any]]:
+def load_weights(weights: str | os.PathLike[str]) -> tuple[MatNet, dict[str, Any]]:
     """The model (float32, on the CPU, in eval mode) and the card of a bundled name, a file, or a run folder."""
     path = find(weights)
     tensors, card = load_tensors(path)
     _require_format(path, card)
     try:
         with torch.device("meta"):  # shapes only: neither time nor random numbers go into initial weights
-            model = ConditionalMatNet(ModelConfig.from_dict(card.get("model")))
+            model = MatNet(ModelConfig.from_dict(card.get("model")))
     except ConfigError as error:
         raise WeightsError(f"{path} needs another version of matfill: {error}") from None
     expected = model.state_dict()

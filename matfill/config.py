@@ -16,6 +16,7 @@ from matfill.errors import ConfigError
 
 OUTPUTS = ("logistic", "bernoulli", "gaussian")
 FILLS = ("mean", "push-pull")
+UPDATES = ("residual", "gru")
 PRECISIONS = ("float32", "bfloat16")
 
 #: What masks.parse understands; here, because the command line shows it without importing numpy
@@ -23,9 +24,12 @@ MASK_GRAMMAR = """\
 randomNxS                  N squares of S pixels a side, anywhere in the image; they may overlap (random3x20)
 centerS                    one centred square of S pixels a side (center32)
 quadrantsN                 N quadrants stay visible, drawn at random; N is 1, 2 or 3
+quadrantsNfixed            always the same: bottom left; the left half; all but bottom right
 left, right, top, bottom   that half
 strokes                    free-form brush strokes over 10 to 35 % of the image
-pixelsP                    P percent of the pixels, scattered; P from 1 to 99 (pixels50)"""
+pixelsP                    P percent of the pixels, scattered; P from 1 to 99 (pixels50)
+all                        everything, which is what unconditional models are for
+A,B,...                    one of these, each as likely as the others (quadrants1,quadrants2)"""
 
 
 def _require(ok: bool, owner: object, name: str, allowed: str) -> None:
@@ -92,13 +96,20 @@ class Level(_Config):
 
 @dataclass(frozen=True)
 class ModelConfig(_Config):
-    """A conditional MatNet. The switches at the end are our improvements; `paper()` turns them all off."""
+    """A MatNet. The switches from `mixtures` on are our improvements; `paper()` turns them all off."""
 
     image_size: int  #: side of the square images, pixels
     image_channels: int  #: 1 (grey) or 3 (RGB)
     levels: tuple[Level, ...]  #: coarsest first; every stage has these
-    stages: int = 2  #: 1, or 2: a guess and its refinement
+    conditional: bool = True  #: p(missing | observed), by a generator stack; without one, p(image)
+    stages: int = 2  #: 1, or, of a conditional model, 2: a guess and its refinement
     output: str = "logistic"  #: distribution of the missing pixels, one of OUTPUTS
+    autoregression: int = 0  #: masked layers of the local autoregression (section 2.3; there, 5); 0 for none
+    autoregression_channels: int = 32  #: channels of each
+    update: str = "residual"  #: of the modules' states, one of UPDATES; fully connected models of the paper have gru
+    shared_modules: bool = False  #: the modules of a level have the same parameters
+    prior_components: int = 1  #: of the Gaussian mixture over z_0, unconditional models only; 1 is N(0, I)
+    ladder: bool = False  #: a probabilistic ladder network: every z sees but the one before it; unconditional only
     mixtures: int = 1  #: components of the mixture of logistics
     fill: str = "push-pull"  #: what stands in the hole before the generator sees it, one of FILLS
     channel_coupling: bool = True  #: a pixel's logistic for G shifts linearly with its R, B with R and G
@@ -130,8 +141,26 @@ class ModelConfig(_Config):
         )
         _require(self.stages in (1, 2), self, "stages", "1, 2")
         _require(self.output in OUTPUTS, self, "output", ", ".join(OUTPUTS))
+        _require(self.update in UPDATES, self, "update", ", ".join(UPDATES))
+        _require(self.prior_components >= 1, self, "prior_components", "a whole number from 1")
+        if self.conditional:
+            _require(self.prior_components == 1, self, "prior_components", "1 with conditional True")
+            _require(not self.ladder, self, "ladder", "False with conditional True")
+        else:
+            _require(self.stages == 1, self, "stages", "1 with conditional False")
+            _require(not self.merge_to_top_down, self, "merge_to_top_down", "False with conditional False")
+        _require(not self.ladder or self.update == "residual", self, "update", "'residual' with ladder True")
         _require(self.mixtures >= 1, self, "mixtures", "a whole number from 1")
         _require(self.mixtures == 1 or self.output == "logistic", self, "mixtures", f"1 with output {self.output!r}")
+        _require(self.autoregression >= 0, self, "autoregression", "a whole number from 0")
+        allowed = ("bernoulli", "logistic")
+        _require(
+            not self.autoregression or self.output in allowed,
+            self,
+            "autoregression",
+            f"0 with output {self.output!r}; or output {', '.join(allowed)}",
+        )
+        _require(self.autoregression_channels >= 1, self, "autoregression_channels", "a whole number from 1")
         _require(self.fill in FILLS, self, "fill", ", ".join(FILLS))
         _require(self.flat_channels >= 0, self, "flat_channels", "a whole number from 0")
         _require(self.branch_scale > 0, self, "branch_scale", "a number above 0")
@@ -176,6 +205,10 @@ class TrainConfig(_Config):
     decay: float = 0.9  #: last share of the run over which the learning rate falls to zero, along a cosine
     kl_warmup: int = 300  #: updates over which the finest level's rate gains its weight; each coarser level takes twice
     prediction_weight: float = 1.0  #: of the squared error of predictions without the finer levels' z; 0 for none
+    top_down_weight: float = 0.0  #: of the distortion without the local autoregression; falls to 0 in the run's course
+    component_entropy: float = 0.0  #: penalty on each nat of uncertainty about the mixture component of a z_0
+    own_samples_every: int = 0  #: updates from one step on the model's own samples (eq. 13) to the next; 0 for none
+    own_samples_from: int = 0  #: the first update that such a step follows
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
     clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)
     skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
@@ -204,9 +237,23 @@ class TrainConfig(_Config):
         _require(self.warmup >= 0, self, "warmup", "a whole number from 0")
         _require(self.kl_warmup >= 0, self, "kl_warmup", "a whole number from 0")
         _require(self.prediction_weight >= 0, self, "prediction_weight", "a number from 0")
+        _require(self.top_down_weight >= 0, self, "top_down_weight", "a number from 0")
+        _require(self.component_entropy >= 0, self, "component_entropy", "a number from 0")
+        _require(self.own_samples_every >= 0, self, "own_samples_every", "a whole number from 0")
+        _require(self.own_samples_from >= 0, self, "own_samples_from", "a whole number from 0")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")
         _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
         _require(self.clip > 0, self, "clip", "a number above 0")
         _require(self.skip > 1, self, "skip", "a number above 1")
         _require(self.holdout >= 1, self, "holdout", "a whole number from 1")
         _require(self.checkpoint_minutes > 0, self, "checkpoint_minutes", "a number above 0")
+
+    def require_fit(self, model: ModelConfig) -> None:
+        """ConfigError where a model cannot be trained like this."""
+        _require(model.conditional or self.mask == "all", self, "mask", "'all' with an unconditional model")
+        _require(
+            model.prior_components > 1 or not self.component_entropy,
+            self,
+            "component_entropy",
+            f"0 with a model whose prior_components is {model.prior_components}",
+        )

@@ -1,4 +1,4 @@
-"""Distributions of a pixel given the output layer's raw parameters (end of section 2.2).
+"""Distributions of a pixel given the output layer's raw parameters (end of section 2.2), and the mixture over z_0.
 
 Values are images in [0, 1], of 8 bits: k / 255. Pixels are rows: raw parameters (..., P), values (..., C), one log
 probability (...,) in nats for all the channels of a pixel. Whatever torch.distributions has is used from there.
@@ -10,7 +10,15 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+    register_kl,
+)
 from torch.nn import functional as F
 
 from matfill.config import ModelConfig
@@ -132,8 +140,9 @@ class GaussianPixels:
         return (self.normal.log_prob(y) - math.log(256)).sum(-1)
 
     def sample(self, uniform: Tensor) -> Tensor:
-        """Values (..., C) in [0, 1] from uniform noise (..., C + 1) in (0, 1); the last column is not used."""
-        return self.normal.icdf(uniform[..., :-1].clamp(1e-6, 1 - 1e-6)).clamp(0, 1)
+        """8-bit values (..., C) from uniform noise (..., C + 1) in (0, 1); the last column is not used."""
+        y = self.normal.icdf(uniform[..., :-1].clamp(1e-6, 1 - 1e-6))
+        return y.mul(256).floor().clamp(0, 255).div(255)
 
 
 PixelDistribution = LogisticPixels | BernoulliPixels | GaussianPixels
@@ -147,3 +156,62 @@ PIXELS: dict[str, type[PixelDistribution]] = {
 def dequantise(x: Tensor, uniform: Tensor) -> Tensor:
     """8-bit values x in [0, 1] spread over their bins by uniform noise in [0, 1) of the same shape."""
     return (255 * x + uniform) / 256
+
+
+def to_uniform(noise: Tensor) -> Tensor:
+    """Standard normal noise as uniform noise in [0, 1] of the same shape."""
+    return 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
+
+
+# --- the prior over z_0 (section 2.3) --------------------------------------------------------------------------------
+
+
+class GaussianMixture(MixtureSameFamily):
+    """k diagonal Gaussians of equal weight over a whole z (Z, S, S), for a batch of B; `log_prob` (B,) is exact, nats.
+
+    `means` and `stddevs` are (k, Z, S, S). Its KL divergence from a Normal, see `mixture_kl`, is not exact.
+    """
+
+    def __init__(self, means: Tensor, stddevs: Tensor, batch: int):
+        shape = (batch, *means.shape)
+        normals = Normal(means.expand(shape), stddevs.expand(shape), validate_args=False)
+        weights = Categorical(logits=torch.zeros(shape[:2], device=means.device), validate_args=False)
+        super().__init__(weights, Independent(normals, 3, validate_args=False), validate_args=False)
+
+    @property
+    def normals(self) -> Normal:
+        """The components, over (B, k, Z, S, S)."""
+        return self.component_distribution.base_dist
+
+    def pick(self, uniform: Tensor) -> Normal:
+        """One component for each image, over (B, Z, S, S), from uniform noise (B,) in [0, 1]."""
+        count = self.normals.mean.shape[1]
+        choice = (uniform * count).long().clamp(0, count - 1)
+        rows = torch.arange(len(choice), device=choice.device)
+        return Normal(self.normals.mean[rows, choice], self.normals.stddev[rows, choice], validate_args=False)
+
+
+def component_kls(q: Normal, p: GaussianMixture) -> Tensor:
+    """KL(q || p_i) for q over (B, Z, S, S) and every component: (B, k), nats."""
+    wide = Normal(q.mean.unsqueeze(1), q.stddev.unsqueeze(1), validate_args=False)
+    return kl_divergence(wide, p.normals).sum((2, 3, 4))
+
+
+def component_posterior(q: Normal, p: GaussianMixture) -> Categorical:
+    """Which component an image belongs to, batch (B,): proportional to exp(-KL(q || p_i)), see `mixture_kl`."""
+    return Categorical(logits=-component_kls(q, p), validate_args=False)
+
+
+@register_kl(Normal, GaussianMixture)
+def mixture_kl(q: Normal, p: GaussianMixture) -> Tensor:
+    """Upper bound on KL(q || p), eq. 12 with the components' weights 1/k: -log (1/k) sum_i exp(-KL(q || p_i)), (B,).
+
+    It is the least KL(q(z) r(i) || p_i(z) / k) over all r(i), reached at `component_posterior`; leaving i out can only
+    lower it. So a free energy with it is a bound, whereas eq. 12 as printed, without the weights, is smaller by log k:
+    it may even be negative, and bounds nothing. Exact for one component and for k equal ones, and in the limit of
+    components so far apart that q lies in one of them: log k above KL(q || p_i). Too large where q straddles some:
+    for q = N(0, 1) and components N(-d, 1) and N(d, 1) it is 0.50 instead of 0.13 at d = 1, and 2.00 instead of 0.94
+    at d = 2.
+    """
+    kls = component_kls(q, p)
+    return math.log(kls.shape[1]) - torch.logsumexp(-kls, dim=1)

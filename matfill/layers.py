@@ -22,7 +22,8 @@ class Conv2d(nn.Module):
     """Shape-preserving convolution ("conv" in the paper), or strided (`stride`), or of a whole map (`padding=0`).
 
     The weight is kept as a matrix (out, k * k * in): that is a channels-last kernel, the fast layout, and what
-    torch.optim.Muon takes. `output` marks the last layer before a distribution's parameters, initially small.
+    torch.optim.Muon takes. `taps` are fewer than k * k where a subclass uses a part of the kernel. `output` marks the
+    last layer before a distribution's parameters, initially small.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class Conv2d(nn.Module):
         *,
         stride: int = 1,
         padding: int | None = None,
+        taps: int | None = None,
         scale: float = 1.0,
         output: bool = False,
     ):
         super().__init__()
         self.kernel, self.stride, self.output = kernel, stride, output
         self.padding = kernel // 2 if padding is None else padding
-        self.weight = nn.Parameter(torch.empty(outputs, kernel * kernel * inputs))
+        self.weight = nn.Parameter(torch.empty(outputs, (taps or kernel * kernel) * inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         rows, columns = self.weight.shape
         gain = 0.2 if output else math.sqrt(2 / (1 + 0.1**2))
@@ -53,15 +55,42 @@ class Conv2d(nn.Module):
 
 
 class Branch(nn.Module):
-    """conv(lrelu(conv(x))), the residual branch of eqs. 7, 9 and 10."""
+    """conv(lrelu(conv(x))), what eqs. 7, 9 and 10 add to a state; x is all inputs side by side."""
 
-    def __init__(self, inputs: int, channels: int, config: ModelConfig, *, first_kernel: int = 3, kernel: int = 3):
+    def __init__(self, inputs: int, channels: int, *, first_kernel: int = 3, kernel: int = 3, scale: float = 1.0):
         super().__init__()
         self.first = Conv2d(inputs, channels, first_kernel)
-        self.second = Conv2d(channels, channels, kernel, scale=config.branch_scale)
+        self.second = Conv2d(channels, channels, kernel, scale=scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(lrelu(self.first(x)))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.second(lrelu(self.first(side_by_side(*inputs))))
+
+
+class Residual(Branch):
+    """h <- lrelu(h + conv(lrelu(conv([h; inputs])))), the update of a state in eqs. 7, 9 and 10."""
+
+    def forward(self, h: Tensor, *inputs: Tensor) -> Tensor:
+        return lrelu(super().forward(h, *inputs).add_(h))  # in place: a twentieth of a pass saved
+
+
+class Gated(nn.Module):
+    """h <- (1 - u) h + u tanh(conv([r h; inputs])), [u; r] = sigmoid(conv([h; inputs])): a GRU, convolutional where
+    maps are larger than 1x1 (section 2.2; without other inputs, a Neural GPU, Kaiser & Sutskever 2016)."""
+
+    def __init__(self, inputs: int, channels: int, *, first_kernel: int = 3, kernel: int = 3):
+        super().__init__()
+        self.gates = Conv2d(inputs, 2 * channels, first_kernel)
+        self.candidate = Conv2d(inputs, channels, kernel)
+        nn.init.constant_(self.gates.bias[:channels], -1.0)  # a state passes many modules: at first, most of it is kept
+
+    def forward(self, h: Tensor, *inputs: Tensor) -> Tensor:
+        u, r = torch.sigmoid(self.gates(side_by_side(h, *inputs))).chunk(2, dim=1)
+        return h + u * (torch.tanh(self.candidate(side_by_side(r * h, *inputs))) - h)
+
+
+def side_by_side(*maps: Tensor) -> Tensor:
+    """[h; h'; ...] along the channels."""
+    return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
 
 class Down(nn.Module):
@@ -109,14 +138,17 @@ def enlarge(h: Tensor, ratio: int) -> Tensor:
 
 
 class ImageInput(nn.Module):
-    """Image channels (B, inputs, image_size, image_size) -> features of the finest level."""
+    """Image channels (B, inputs, image_size, image_size) -> features of the finest level; linear where that is 1x1."""
 
     def __init__(self, inputs: int, config: ModelConfig):
         super().__init__()
         finest = config.levels[-1]
-        ratio = config.image_size // finest.size
-        self.shuffle = ratio if config.pixel_shuffle else 1
-        kernel, stride = (3, 1) if config.pixel_shuffle or ratio == 1 else (max(5, 2 * ratio - 1), ratio)
+        ratio, flat = config.image_size // finest.size, finest.size == 1
+        self.shuffle = ratio if config.pixel_shuffle or flat else 1
+        if self.shuffle == ratio:
+            kernel, stride = 1 if flat else 3, 1
+        else:
+            kernel, stride = max(5, 2 * ratio - 1), ratio
         self.conv = Conv2d(inputs * self.shuffle**2, finest.channels, kernel, stride=stride)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -126,24 +158,27 @@ class ImageInput(nn.Module):
 class ImageOutput(nn.Module):
     """Final top-down state (B, C, S, S) -> raw parameters of the pixel distributions (B, P, image_size, image_size).
 
-    With `pixel_shuffle` it works at the finest level's size, and sees the stage's input image once more, so that what
-    it puts into the hole can join what is around it to the pixel.
+    With `pixel_shuffle` it works at the finest level's size, and sees the stage's input image (`inputs` channels, none
+    for an unconditional model) once more, so that what it puts into the hole can join what is around it to the pixel.
     """
 
     def __init__(self, inputs: int, parameters: int, config: ModelConfig):
         super().__init__()
         finest = config.levels[-1]
-        self.ratio = config.image_size // finest.size
-        self.shuffle = config.pixel_shuffle
+        self.ratio, flat = config.image_size // finest.size, finest.size == 1
+        self.shuffle = config.pixel_shuffle or flat
+        self.hidden = None
+        if config.pixel_shuffle:
+            self.hidden = Conv2d(finest.channels + inputs * self.ratio**2, finest.channels, 1 if flat else 3)
         if self.shuffle:
-            self.hidden = Conv2d(finest.channels + inputs * self.ratio**2, finest.channels, 3)
             self.conv = Conv2d(finest.channels, parameters * self.ratio**2, 1, output=True)
         else:
             self.conv = Conv2d(finest.channels, parameters, 3, output=True)
 
-    def forward(self, h_td: Tensor, image: Tensor) -> Tensor:
+    def forward(self, h_td: Tensor, image: Tensor | None) -> Tensor:
         if not self.shuffle:
             return self.conv(enlarge(h_td, self.ratio))
-        seen = F.pixel_unshuffle(image, self.ratio).to(h_td.dtype)
-        h = lrelu(self.hidden(torch.cat([h_td, seen], dim=1)))
-        return F.pixel_shuffle(self.conv(h), self.ratio)
+        if self.hidden:
+            seen = [] if image is None else [F.pixel_unshuffle(image, self.ratio).to(h_td.dtype)]
+            h_td = lrelu(self.hidden(side_by_side(h_td, *seen)))
+        return F.pixel_shuffle(self.conv(h_td), self.ratio)

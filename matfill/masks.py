@@ -41,6 +41,8 @@ class MaskSampler:
 
 def parse(spec: str) -> MaskSampler:
     """The sampler that `spec` names, see GRAMMAR. MaskError where it names none."""
+    if "," in spec:
+        return MaskSampler(spec, partial(_one_of, tuple(parse(part) for part in spec.split(","))))
     for pattern, draw in _FORMS:
         if match := re.fullmatch(pattern, spec):
             return MaskSampler(spec, partial(draw, *map(int, match.groups())))
@@ -88,6 +90,22 @@ def _quadrants(visible: int, height: int, width: int, rng: np.random.Generator) 
     return missing
 
 
+def _quadrants_fixed(visible: int, height: int, width: int, _rng: np.random.Generator) -> np.ndarray:
+    """The tasks of Sohn et al. 2015 as the Pyro tutorial on conditional VAEs has them."""
+    _check_halves(height, width)
+    missing = np.zeros((height, width), dtype=bool)
+    missing[height // 2 :, width // 2 :] = True
+    if visible < 3:
+        missing[: height // 2, width // 2 :] = True
+    if visible < 2:
+        missing[: height // 2, : width // 2] = True
+    return missing
+
+
+def _one_of(samplers: Sequence[MaskSampler], height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    return samplers[rng.integers(len(samplers))].sample(height, width, rng)
+
+
 _HALVES: dict[str, Callable[[int, int], tuple[slice, slice]]] = {
     "left": lambda height, width: (slice(None), slice(None, width // 2)),
     "right": lambda height, width: (slice(None), slice(width // 2, None)),
@@ -108,6 +126,10 @@ def _pixels(percent: int, height: int, width: int, rng: np.random.Generator) -> 
     count = max(1, round(percent / 100 * missing.size))
     missing[rng.choice(missing.size, size=count, replace=False)] = True
     return missing.reshape(height, width)
+
+
+def _everything(height: int, width: int, _rng: np.random.Generator) -> np.ndarray:
+    return np.ones((height, width), dtype=bool)
 
 
 def _strokes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -157,6 +179,8 @@ _FORMS: tuple[tuple[str, Callable[..., np.ndarray]], ...] = (
     (r"random([1-9][0-9]{0,3})x([1-9][0-9]{0,4})", _squares),
     (r"center([1-9][0-9]{0,4})", _center),
     (r"quadrants([1-3])", _quadrants),
+    (r"quadrants([1-3])fixed", _quadrants_fixed),
     (r"pixels([1-9][0-9]?)", _pixels),
     (r"strokes", _strokes),
+    (r"all", _everything),
 )

@@ -1,4 +1,4 @@
-"""The conditional MatNet: one stage, or a guess and its refinement (sections 2 and 3)."""
+"""The MatNet: unconditional, or conditional in one stage or two, a guess and its refinement (sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from matfill.autoregression import LocalAutoregression
 from matfill.config import ModelConfig
-from matfill.distributions import PIXELS, PixelDistribution, dequantise
-from matfill.layers import ImageOutput
+from matfill.distributions import PIXELS, PixelDistribution, dequantise, to_uniform
+from matfill.errors import MaskError
+from matfill.layers import ImageOutput, side_by_side
 from matfill.stacks import (
     GeneratorStack,
     InferenceStack,
     Latent,
     LatentSource,
     Noise,
+    Priors,
     States,
     TopDownPath,
     descend,
@@ -31,12 +34,16 @@ class Trace:
 
     `pixels` has one row for each missing pixel of the batch, in row-major order of `missing` (B, 1, H, W); `target`
     (rows, C) holds the true values (dequantised for a Gaussian output), and is None where nothing was inferred.
+    `drawn` (B, C, H, W) is what a local autoregression has drawn instead, pixel by pixel; every row of `pixels` is then
+    given the drawn ones before it. `top_down` are the pixels by the top-down output alone.
     """
 
     latents: tuple[Latent, ...]
     pixels: PixelDistribution
     missing: Tensor
     target: Tensor | None
+    top_down: PixelDistribution
+    drawn: Tensor | None = None
 
 
 def push_pull(x: Tensor, missing: Tensor) -> Tensor:
@@ -56,48 +63,82 @@ def push_pull(x: Tensor, missing: Tensor) -> Tensor:
     return torch.where(missing, filled, x)
 
 
-class Stage(nn.Module):
-    """One conditional MatNet: generator and inference stacks around a shared top-down path."""
+@dataclass(frozen=True)
+class Encoded:
+    """What a pass computes before it meets the first latent: all of it serves for any number of samples."""
 
-    def __init__(self, config: ModelConfig):
+    x: Tensor  #: (B, C, H, W); looked at where it is missing only by what `infer` adds
+    missing: Tensor
+    filled: Tensor  #: x with something simple in the hole
+    infer: bool  #: whether the inference stacks take part
+    seen: Tensor | None  #: what the first stage sees; None where the model is unconditional
+    states: tuple[States | None, States | None]  #: of the first stage's generator and inference stack
+    look: Tensor | None  #: the local autoregression's, at the true image
+
+
+class Stage(nn.Module):
+    """One MatNet: generator (a stack, or Priors) and inference stack around a shared top-down path.
+
+    Its output is the raw parameters of the pixels' distributions, and `features` channels more where there is a local
+    autoregression to see them.
+    """
+
+    def __init__(self, config: ModelConfig, features: int):
         super().__init__()
-        seen = config.image_channels + 1  # image with its hole filled, missing
-        self.generator = GeneratorStack(seen, config)
+        seen = config.image_channels + 1 if config.conditional else 0  # image with its hole filled, missing
+        self.generator = GeneratorStack(seen, config) if config.conditional else Priors(config)
         self.inference = InferenceStack(seen + config.image_channels, config)
         self.path = TopDownPath(config)
-        self.output = ImageOutput(seen, PIXELS[config.output].parameters(config), config)
+        self.output = ImageOutput(seen, PIXELS[config.output].parameters(config) + features, config)
 
-    def encode(self, seen: Tensor, x: Tensor | None) -> tuple[States, States | None]:
-        """Bottom-up states of the generator stack and, where the true image x is given, of the inference stack."""
-        states = self.generator.bottom_up(seen)
-        return states, None if x is None else self.inference.bottom_up(torch.cat([seen, 2 * x - 1], dim=1))
+    def encode(self, seen: Tensor | None, x: Tensor | None) -> tuple[States | None, States | None]:
+        """Bottom-up states of the generator stack, where there is one, and of the inference stack, given the true x."""
+        images = [] if seen is None else [seen]
+        return (
+            None if seen is None else self.generator.bottom_up(seen),
+            None if x is None else self.inference.bottom_up(side_by_side(*images, 2 * x - 1)),
+        )
 
-    def decode(self, seen: Tensor, states: tuple[States, States | None], source: LatentSource, stage: int):
-        """Raw output parameters (B, P, H, W) and the stage's latents."""
-        generator_states, inference_states = states
+    def decode(
+        self,
+        batch: int,
+        seen: Tensor | None,
+        states: tuple[States | None, States | None],
+        source: LatentSource,
+        stage: int,
+    ) -> tuple[Tensor, list[Latent]]:
+        """Output (B, P + features, H, W) and the stage's latents."""
+        generator, inference = states
         h_td, latents = descend(
             self.path,
-            self.generator,
-            generator_states,
+            batch,
+            self.generator.start(generator),
             source,
             stage=stage,
-            inference=self.inference if inference_states else None,
-            inference_states=inference_states,
+            inference=self.inference.start(inference) if inference else None,
         )
         return self.output(h_td, seen), latents
 
 
-class ConditionalMatNet(nn.Module):
-    """p(x^u | x^k) of eq. 3. Images x (B, C, H, W) are in [0, 1]; `missing` (B, 1, H, W) is True where x is unknown.
+class MatNet(nn.Module):
+    """p(x^u | x^k) of eq. 3, or p(x) of eq. 1, where the configuration says conditional=False.
 
-    With two stages, the second sees the first one's mean in the hole, and their output parameters add up.
-    `mean_image` (C, H, W), the training mean, stands in the hole where the configuration says fill="mean".
+    Images x (B, C, H, W) are in [0, 1]; `missing` (B, 1, H, W) is True where x is unknown, all over for an
+    unconditional model. With two stages, the second sees the first one's mean in the hole, and their output parameters
+    add up. `mean_image` (C, H, W), the training mean, stands in the hole where the configuration says fill="mean".
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.stages = nn.ModuleList(Stage(config) for _ in range(config.stages))
+        self.parameters_per_pixel = PIXELS[config.output].parameters(config)
+        features = config.autoregression_channels if config.autoregression else 0
+        self.stages = nn.ModuleList(Stage(config, features) for _ in range(config.stages))
+        self.autoregression = (
+            LocalAutoregression(self.parameters_per_pixel + features, self.parameters_per_pixel, config)
+            if config.autoregression
+            else None
+        )
         size = config.image_size
         self.register_buffer("mean_image", torch.full((config.image_channels, size, size), 0.5))
 
@@ -107,30 +148,73 @@ class ConditionalMatNet(nn.Module):
             return torch.where(missing, self.mean_image.to(x.dtype), x)
         return push_pull(x, missing)
 
-    def trace(self, x: Tensor, missing: Tensor, source: LatentSource, *, infer: bool, noise: Noise | None) -> Trace:
-        """One pass. Only with `infer` is x looked at where it is missing, and only by the inference stacks."""
-        config = self.config
-        filled = base = self.fill(x, missing)
-        raw: Tensor | None = None
+    def encode(self, x: Tensor, missing: Tensor, *, infer: bool) -> Encoded:
+        """All that does not depend on a latent. Only with `infer` is x looked at where it is missing.
+
+        MaskError where the model is unconditional and not all is missing.
+        """
+        conditional = self.config.conditional
+        if not conditional and not missing.all():
+            raise MaskError("this model is unconditional: it cannot go by what is observed; use one that fills holes")
+        filled = self.fill(x, missing)
+        seen = self._seen(filled, missing) if conditional else None
+        look = self.autoregression.look(x) if infer and self.autoregression else None
+        return Encoded(x, missing, filled, infer, seen, self.stages[0].encode(seen, x if infer else None), look)
+
+    def decode(self, encoded: Encoded, source: LatentSource, noise: Noise, *, autoregress: bool = True) -> Trace:
+        """One sample of all latents, and the distribution of the missing pixels.
+
+        With `autoregress`, that is of each pixel given those before it: the true ones where `encoded` knows them, else
+        ones drawn here. Without, a local autoregression is left out, and what the latents alone say is left.
+        """
+        x, missing = encoded.x, encoded.missing
+        output: Tensor | None = None
         latents: list[Latent] = []
+        seen, states = encoded.seen, encoded.states
         for number, stage in enumerate(self.stages):
-            seen = torch.cat([2 * filled - 1, 2 * missing.to(x.dtype) - 1], dim=1)
-            seen = seen.contiguous(memory_format=torch.channels_last)
-            states = stage.encode(seen, x if infer else None)
-            update, drawn = stage.decode(seen, states, source, number)
-            raw = update if raw is None else raw + update
-            latents += drawn
-            if number + 1 < len(self.stages):
-                filled = torch.where(missing, self._distribution(raw, base).mean.movedim(-1, 1).clamp(0, 1), x)
+            if number:
+                guess = self._distribution(output, encoded.filled).mean.movedim(-1, 1).clamp(0, 1)
+                seen = self._seen(torch.where(missing, guess, x), missing)
+                states = stage.encode(seen, x if encoded.infer else None)
+            update, found = stage.decode(len(x), seen, states, source, number)
+            output = update if output is None else output + update
+            latents += found
+        raw, drawn = output[:, : self.parameters_per_pixel], None
+        if self.autoregression and autoregress:
+            if encoded.infer:
+                raw = raw + self.autoregression(output, encoded.look)
+            else:
+                drawn, raw = self._draw_pixels(output, encoded, noise)
         where = missing[:, 0]
-        rows = self._distribution(raw, base, where)
-        target = x.movedim(1, -1)[where] if infer else None
-        if infer and config.output == "gaussian":
-            target = dequantise(target, Normal01.cdf(noise(target.shape)))
-        return Trace(tuple(latents), rows, missing, target)
+        target = x.movedim(1, -1)[where] if encoded.infer else None
+        if encoded.infer and self.config.output == "gaussian":
+            target = dequantise(target, to_uniform(noise(target.shape)))
+        pixels, top_down = (self._distribution(each, encoded.filled, where) for each in (raw, output))
+        return Trace(tuple(latents), pixels, missing, target, top_down, drawn)
+
+    def _draw_pixels(self, output: Tensor, encoded: Encoded, noise: Noise) -> tuple[Tensor, Tensor]:
+        """x with its missing pixels drawn one by one, and raw parameters (B, P, H, W) given the ones before each."""
+        x = encoded.x
+        uniform = self._uniform(x, noise)
+        base = encoded.filled.flatten(2).mT
+
+        def draw(raw: Tensor, places: Tensor) -> Tensor:
+            pixels = PIXELS[self.config.output](raw, base[:, places], self.config)
+            return pixels.sample(uniform[:, places])
+
+        return self.autoregression.sample(output, output[:, : self.parameters_per_pixel], x, encoded.missing, draw)
+
+    def _uniform(self, x: Tensor, noise: Noise) -> Tensor:
+        """Uniform noise to draw all pixels of x from, (B, H W, C + 1)."""
+        return to_uniform(noise((len(x), x[0, 0].numel(), x.shape[1] + 1)))
+
+    def _seen(self, filled: Tensor, missing: Tensor) -> Tensor:
+        seen = torch.cat([2 * filled - 1, 2 * missing.to(filled.dtype) - 1], dim=1)
+        return seen.contiguous(memory_format=torch.channels_last)
 
     def _distribution(self, raw: Tensor, base: Tensor, where: Tensor | None = None) -> PixelDistribution:
-        """Of all pixels (B, H, W), or of the rows that `where` (B, H, W) selects."""
+        """Of all pixels (B, H, W), or of the rows that `where` (B, H, W) selects; features are left aside."""
+        raw = raw[:, : self.parameters_per_pixel]
         raw, base = raw.movedim(1, -1), base.movedim(1, -1)
         if where is not None:
             raw, base = raw[where], base[where]
@@ -138,17 +222,31 @@ class ConditionalMatNet(nn.Module):
 
     def forward(self, x: Tensor, missing: Tensor, noise: Noise) -> Trace:
         """z from q: for training and scoring (see bounds.py)."""
-        return self.trace(x, missing, from_posterior(noise), infer=True, noise=noise)
+        return self.decode(self.encode(x, missing, infer=True), from_posterior(noise), noise)
 
     def generate(self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...]) -> Trace:
         """z from p, each level at its own temperature, coarsest first; x is not looked at where it is missing."""
-        return self.trace(x, missing, from_prior(noise, temperature), infer=False, noise=None)
+        return self.decode(self.encode(x, missing, infer=False), from_prior(noise, temperature), noise)
+
+    def sample(self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...]) -> Tensor:
+        """x (B, C, H, W) with its missing pixels drawn, 8-bit or binary values: z from p, then pixels given z."""
+        trace = self.generate(x, missing, noise, temperature)
+        if trace.drawn is not None:
+            return trace.drawn
+        where = missing[:, 0]
+        return _paste(x, where, trace.pixels.sample(self._uniform(x, noise)[where.flatten(1)]))
 
     def compose(self, x: Tensor, trace: Trace) -> Tensor:
         """x (B, C, H, W) with the mean of the pixel distributions where it is missing, clamped to [0, 1]."""
-        out = x.movedim(1, -1).clone()
-        out[trace.missing[:, 0]] = trace.pixels.mean.clamp(0, 1).to(out.dtype)
-        return out.movedim(-1, 1)
+        return _paste(x, trace.missing[:, 0], trace.pixels.mean.clamp(0, 1))
+
+    def inference_parameters(self) -> list[nn.Parameter]:
+        """Those of q alone: p, and with it every likelihood, is a function of all the others."""
+        return [parameter for stage in self.stages for parameter in stage.inference.parameters()]
 
 
-Normal01 = torch.distributions.Normal(0.0, 1.0, validate_args=False)
+def _paste(x: Tensor, where: Tensor, rows: Tensor) -> Tensor:
+    """x (B, C, H, W) with other values (rows, C) at the pixels that `where` (B, H, W) selects."""
+    out = x.movedim(1, -1).clone()
+    out[where] = rows.to(out.dtype)
+    return out.movedim(-1, 1)

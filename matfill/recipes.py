@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from matfill.config import Level, ModelConfig, TrainConfig
 from matfill.errors import ConfigError
 
 Recipe = tuple[ModelConfig, TrainConfig]
+
+#: what makes a model unconditional; pixels are counted from the training mean
+UNCONDITIONAL = {"conditional": False, "stages": 1, "merge_to_top_down": False, "fill": "mean"}
 
 
 def faces() -> Recipe:
@@ -32,7 +36,150 @@ def faces() -> Recipe:
     return model, TrainConfig(mask="random3x20", batch=32, minutes=360, flip=True)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"faces": faces}
+def quadrants() -> Recipe:
+    """One stage on binarised digits, 28x28: one, two or three visible quadrants, as in the paper's Table 2.
+
+    `matfill train mnist --recipe quadrants`
+    """
+    model = ModelConfig(
+        image_size=28,
+        image_channels=1,
+        levels=(
+            Level(size=1, channels=128, latents=32),
+            Level(size=7, channels=80, latents=8, modules=3),
+            Level(size=14, channels=64, latents=4, modules=2),
+        ),
+        stages=1,
+        output="bernoulli",
+        autoregression=3,
+        flat_channels=16,
+    )
+    return model, TrainConfig(
+        mask="quadrants1,quadrants2,quadrants3",
+        batch=128,
+        minutes=360,
+        kl_warmup=500,
+        prediction_weight=0.0,
+        top_down_weight=0.5,
+        holdout=2000,
+    )
+
+
+def mnist_fc() -> Recipe:
+    """Digits, binarised afresh every time: fully connected, GRU-style updates, seven latents one after the other.
+
+    `matfill train mnist --recipe mnist-fc`, the paper's "FC MatNet" (table 4).
+    """
+    model = ModelConfig(
+        image_size=28,
+        image_channels=1,
+        levels=(Level(size=1, channels=144, latents=16, modules=7),),
+        output="bernoulli",
+        update="gru",
+        **UNCONDITIONAL,
+    )
+    return model, TrainConfig(
+        mask="all",
+        batch=128,
+        minutes=120,
+        prediction_weight=0.0,
+        own_samples_every=4,
+        own_samples_from=2000,
+        holdout=2000,
+    )
+
+
+def mnist() -> Recipe:
+    """Digits of the fixed binarisation: fully connected, 7x7 and 14x14, eleven latents, as in the paper's table 3.
+
+    `matfill train binarized-mnist --recipe mnist`
+    """
+    model = ModelConfig(
+        image_size=28,
+        image_channels=1,
+        levels=(
+            Level(size=1, channels=128, latents=32),
+            Level(size=7, channels=64, latents=8, modules=5),
+            Level(size=14, channels=48, latents=4, modules=5),
+        ),
+        output="bernoulli",
+        branch_scale=0.25,  # at 0.5 the states of so many modules grow, and with them the first rates, to 3,500 nats
+        **UNCONDITIONAL,
+    )
+    return model, TrainConfig(
+        mask="all",
+        batch=128,
+        minutes=360,
+        prediction_weight=0.0,
+        own_samples_every=4,
+        own_samples_from=2000,
+        holdout=2000,
+    )
+
+
+def mnist_ar() -> Recipe:
+    """As `mnist`, with the local autoregression of section 2.3.
+
+    `matfill train binarized-mnist --recipe mnist-ar`
+    """
+    model, config = mnist()
+    return dataclasses.replace(model, autoregression=5), config
+
+
+def omniglot() -> Recipe:
+    """Drawn characters, binarised afresh every time: the model of `mnist`, as in the paper's table 1.
+
+    `matfill train omniglot --recipe omniglot`
+    """
+    return mnist()
+
+
+def omniglot_gmm() -> Recipe:
+    """As `omniglot`, with a mixture of 50 Gaussians as the prior over z_0: classes without labels (figure 3).
+
+    `matfill train omniglot --recipe omniglot-gmm`
+    """
+    model, config = omniglot()
+    return (
+        dataclasses.replace(model, prior_components=50),
+        dataclasses.replace(config, component_entropy=0.1),
+    )
+
+
+def cifar10() -> Recipe:
+    """Photographs, 32x32 in colour: integrated logistics, local autoregression; "MatNet+AR" in table 2.
+
+    `matfill train cifar10 --recipe cifar10`
+    """
+    model = ModelConfig(
+        image_size=32,
+        image_channels=3,
+        levels=(
+            Level(size=1, channels=128, latents=32),
+            Level(size=8, channels=128, latents=8, modules=2),
+            Level(size=16, channels=80, latents=8, modules=3),
+            Level(size=32, channels=32, latents=4, modules=2),
+        ),
+        output="logistic",
+        mixtures=3,
+        autoregression=5,
+        autoregression_channels=48,
+        branch_scale=0.25,
+        **UNCONDITIONAL,
+    )
+    return model, TrainConfig(mask="all", batch=64, minutes=720, prediction_weight=0.0, holdout=1000)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "faces": faces,
+    "quadrants": quadrants,
+    "mnist-fc": mnist_fc,
+    "mnist": mnist,
+    "mnist-ar": mnist_ar,
+    "omniglot": omniglot,
+    "omniglot-gmm": omniglot_gmm,
+    "cifar10": cifar10,
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -1,7 +1,8 @@
 """Generator and inference stacks, the shared top-down path, and the one descent through them (sections 2.1, 2.2).
 
-A stack is bottom-up modules (eq. 9) with merge modules (eqs. 10, 11). The generator stack sees only what is observed
-and gives p(z_i | z_<i, x^k) of eq. 3; the inference stack sees everything and gives q(z_i | z_<i, x) of eq. 4.
+A stack is bottom-up modules (eq. 9) with merge modules (eqs. 10, 11). The inference stack sees everything and gives
+q(z_i | z_<i, x) of eqs. 2 and 4. The generator's side is another stack, which sees only what is observed and gives
+p(z_i | z_<i, x^k) of eq. 3; or, in an unconditional model, Priors, which see nothing and give p(z_i | z_<i) of eq. 1.
 """
 
 from __future__ import annotations
@@ -15,13 +16,24 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from matfill.config import ModelConfig
+from matfill.distributions import GaussianMixture, to_uniform
 from matfill.layers import Down, ImageInput, Up
-from matfill.modules import BottomUp, Merge, TopDown
+from matfill.modules import (
+    BottomUp,
+    LadderMerge,
+    LadderTopDown,
+    Merge,
+    MixturePrior,
+    StandardNormal,
+    TopDown,
+    TopDownPrior,
+)
 
 #: h_bu of every module, one list per level from the coarsest, in the order in which the descent meets them
 States = list[list[Tensor]]
 #: float32 standard normal noise of a given shape; the caller decides on seeds
 Noise = Callable[[torch.Size], Tensor]
+Prior = Normal | GaussianMixture
 
 
 @dataclass(frozen=True)
@@ -31,19 +43,19 @@ class Latent:
     stage: int  #: 0 is the first (or only) stage
     level: int  #: index into ModelConfig.levels, 0 the coarsest
     z: Tensor
-    p: Normal
+    p: Prior
     q: Normal | None
 
 
 #: where z comes from: (level, p, q) -> z
-LatentSource = Callable[[int, Normal, Normal | None], Tensor]
+LatentSource = Callable[[int, Prior, Normal | None], Tensor]
 
 
 def from_posterior(noise: Noise, levels: int | None = None) -> LatentSource:
     """z ~ q, reparametrised: for training and scoring. With `levels`, in that many of the coarsest levels only; in the
     finer ones z is the mean of p."""
 
-    def draw(level: int, p: Normal, q: Normal | None) -> Tensor:
+    def draw(level: int, p: Prior, q: Normal | None) -> Tensor:
         if levels is not None and level >= levels:
             return p.mean
         assert q is not None, "the descent met no inference stack"
@@ -53,12 +65,30 @@ def from_posterior(noise: Noise, levels: int | None = None) -> LatentSource:
 
 
 def from_prior(noise: Noise, temperature: tuple[float, ...]) -> LatentSource:
-    """z ~ p with its standard deviation multiplied by the level's temperature (coarsest first): for generation."""
+    """z ~ p with its standard deviation multiplied by the level's temperature (coarsest first): for generation.
 
-    def draw(level: int, p: Normal, q: Normal | None) -> Tensor:
+    Of a mixture, that is the standard deviation of the component, which is drawn at any temperature.
+    """
+
+    def draw(level: int, p: Prior, q: Normal | None) -> Tensor:
+        if isinstance(p, GaussianMixture):
+            p = p.pick(to_uniform(noise(p.batch_shape)))
         return p.mean + temperature[level] * p.stddev * noise(p.mean.shape)
 
     return draw
+
+
+class ModuleGrid(nn.ModuleList):
+    """Modules of one kind, level by level: `counts` of them, or one for a whole level where they share parameters."""
+
+    def __init__(self, kind: Callable[..., nn.Module], config: ModelConfig, counts: list[int]):
+        built = [min(count, 1) if config.shared_modules else count for count in counts]
+        pairs = zip(config.levels, built, strict=True)
+        super().__init__(nn.ModuleList(kind(level, config) for _ in range(count)) for level, count in pairs)
+
+    def at(self, level: int, i: int) -> nn.Module:
+        modules = self[level]
+        return modules[i % len(modules)]
 
 
 class Stack(nn.Module):
@@ -67,30 +97,53 @@ class Stack(nn.Module):
     def __init__(self, inputs: int, config: ModelConfig):
         super().__init__()
         levels = config.levels
+        self.ladder = config.ladder
+        self.counts = [level.modules for level in levels]
         self.image = ImageInput(inputs, config)
-        self.bottom_ups = nn.ModuleList(
-            nn.ModuleList(BottomUp(level, config) for _ in range(level.modules)) for level in levels
-        )
-        self.merges = nn.ModuleList(
-            nn.ModuleList(Merge(level, config) for _ in range(level.modules)) for level in levels
-        )
+        self.bottom_ups = ModuleGrid(BottomUp, config, self.counts)
+        self.merges = ModuleGrid(LadderMerge if self.ladder else Merge, config, self.counts)
         pairs = list(pairwise(levels))
         self.downs = nn.ModuleList(Down(fine, coarse, config) for coarse, fine in pairs)
-        self.ups = nn.ModuleList(Up(coarse, fine, config) for coarse, fine in pairs)
+        if not self.ladder:
+            self.ups = nn.ModuleList(Up(coarse, fine, config) for coarse, fine in pairs)
 
     def bottom_up(self, image: Tensor) -> States:
         """Image channels (B, inputs, image_size, image_size) to the states of every module."""
         h = self.image(image)
         states: States = []
-        for level in reversed(range(len(self.bottom_ups))):
+        for level in reversed(range(len(self.counts))):
             found = []
-            for module in self.bottom_ups[level]:
-                h = module(h)
+            for i in range(self.counts[level]):
+                h = self.bottom_ups.at(level, i)(h)
                 found.append(h)
             states.append(found[::-1])
             if level:
                 h = self.downs[level - 1](h)
         return states[::-1]
+
+    def start(self, states: States) -> Merging:
+        return Merging(self, states)
+
+
+class Merging:
+    """A stack on its way down, beside the top-down path: its merge state, and the distribution of each z in turn."""
+
+    def __init__(self, stack: Stack, states: States):
+        self.stack, self.states = stack, states
+        self.h_merge = None if stack.ladder else torch.zeros_like(states[0][0])
+
+    def enlarge(self, level: int) -> None:
+        """From the level above down to `level`."""
+        if self.h_merge is not None:
+            self.h_merge = self.stack.ups[level - 1](self.h_merge)
+
+    def distribution(self, level: int, i: int, h_td: Tensor, p: Prior | None = None) -> Normal:
+        """Of module i's z; p is the generator's, where this is the inference stack."""
+        merge, h_bu = self.stack.merges.at(level, i), self.states[level][i]
+        if self.stack.ladder:
+            return merge(h_bu, p)
+        self.h_merge, normal = merge(self.h_merge, h_bu, h_td)
+        return normal
 
 
 class GeneratorStack(Stack):
@@ -98,7 +151,31 @@ class GeneratorStack(Stack):
 
 
 class InferenceStack(Stack):
-    """Gives q(z_i | z_<i, x^k, x^u) (eq. 4) from the whole image."""
+    """Gives q(z_i | z_<i, x^k, x^u) (eq. 4), or q(z_i | z_<i, x) (eq. 2), from the whole image."""
+
+
+class Priors(nn.Module):
+    """What an unconditional model has in a generator stack's place: p(z_0), and p(z_i | z_<i) of eq. 8."""
+
+    h_merge = None
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        first, *others = config.levels
+        self.first = MixturePrior(first, config) if config.prior_components > 1 else StandardNormal(first)
+        self.levels = ModuleGrid(TopDownPrior, config, [first.modules - 1, *(level.modules for level in others)])
+
+    def start(self, states: None) -> Priors:
+        return self
+
+    def enlarge(self, level: int) -> None:
+        """Nothing to do: all that is remembered is in h_td."""
+
+    def distribution(self, level: int, i: int, h_td: Tensor) -> Prior:
+        """Of module i's z."""
+        if level == 0:
+            return self.levels.at(0, i - 1)(h_td) if i else self.first(h_td)
+        return self.levels.at(level, i)(h_td)
 
 
 class TopDownPath(nn.Module):
@@ -107,42 +184,47 @@ class TopDownPath(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         levels = config.levels
-        self.start = nn.Parameter(torch.zeros(1, levels[0].channels, levels[0].size, levels[0].size))
-        self.levels = nn.ModuleList(
-            nn.ModuleList(TopDown(level, config) for _ in range(level.modules)) for level in levels
-        )
+        self.counts = [level.modules for level in levels]
+        start = torch.zeros(1, levels[0].channels, levels[0].size, levels[0].size)
+        if config.ladder:  # where no module looks at the state before z_0, there is nothing to learn
+            self.register_buffer("start", start)
+        else:
+            self.start = nn.Parameter(start)
+        self.levels = ModuleGrid(LadderTopDown if config.ladder else TopDown, config, self.counts)
         self.ups = nn.ModuleList(Up(a, b, config) for a, b in pairwise(levels))
+
+    def first_state(self, batch: int) -> Tensor:
+        """h_td before the first module, (batch, C, S, S), in the precision of the networks."""
+        device = self.start.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.start.dtype
+        return self.start.to(dtype).expand(batch, -1, -1, -1)
 
 
 def descend(
     path: TopDownPath,
-    generator: Stack,
-    generator_states: States,
+    batch: int,
+    generator: Merging | Priors,
     source: LatentSource,
     *,
     stage: int = 0,
-    inference: Stack | None = None,
-    inference_states: States | None = None,
+    inference: Merging | None = None,
 ) -> tuple[Tensor, list[Latent]]:
     """Walk down all levels, drawing every z from `source`; the only such loop, for training, scoring and generation.
 
     Returns the final top-down state h_td (B, C, S, S) of the finest level, and every module's latents in order.
     """
-    first = generator_states[0][0]
-    h_td = path.start.to(first.dtype).expand(first.shape)
-    h_generator = h_inference = torch.zeros_like(first)
+    h_td = path.first_state(batch)
     latents: list[Latent] = []
-    for level, modules in enumerate(path.levels):
+    for level, count in enumerate(path.counts):
         if level:
             h_td = path.ups[level - 1](h_td)
-            h_generator = generator.ups[level - 1](h_generator)
-            h_inference = inference.ups[level - 1](h_inference) if inference else h_inference
-        for i, top_down in enumerate(modules):
-            h_generator, p = generator.merges[level][i](h_generator, generator_states[level][i], h_td)
-            q = None
+            generator.enlarge(level)
             if inference:
-                h_inference, q = inference.merges[level][i](h_inference, inference_states[level][i], h_td)
+                inference.enlarge(level)
+        for i in range(count):
+            p = generator.distribution(level, i, h_td)
+            q = inference.distribution(level, i, h_td, p) if inference else None
             z = source(level, p, q)
             latents.append(Latent(stage, level, z, p, q))
-            h_td = top_down(h_td, z, h_generator)
+            h_td = path.levels.at(level, i)(h_td, z, generator.h_merge)
     return h_td, latents

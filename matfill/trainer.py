@@ -18,10 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from matfill import bounds
 from matfill.checkpoint import WEIGHTS_NAME, load_tensors, save_tensors, save_weights
-from matfill.config import TrainConfig
+from matfill.config import Level, TrainConfig
 from matfill.errors import MatfillError, WeightsError
 from matfill.layers import Conv2d
-from matfill.model import ConditionalMatNet
+from matfill.model import MatNet
 from matfill.stacks import Noise, from_posterior
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -49,50 +49,71 @@ class Objective(nn.Module):
     output with z ~ q in some of the coarsest levels only, and at the mean of p in the finer ones. It is taken on every
     second image, in nats of a Gaussian with a standard deviation of 0.1. With no level from q this trains the
     generator by itself, like the hybrid of Sohn et al. 2015 (section 4.2); with some, every level has to tell as much
-    as it can without help from finer ones (nested dropout, Rippel et al. 2014). The bound stays as it is.
+    as it can without help from finer ones (nested dropout, Rippel et al. 2014). Plus `component_entropy` times the
+    uncertainty about the component of a mixture prior (section 2.3). Plus `top_down_weight` times the distortion by the
+    top-down output alone: without that, a local autoregression soon explains so much that latents fall out of use
+    (Lucas & Verbeek 2018, section 3.2). The bound stays as it is.
     """
 
-    def __init__(self, model: ConditionalMatNet, prediction_weight: float = 0.0):
+    def __init__(self, model: MatNet, prediction_weight: float = 0.0, component_entropy: float = 0.0):
         super().__init__()
-        self.model, self.prediction_weight = model, prediction_weight
+        self.model, self.prediction_weight, self.component_entropy = model, prediction_weight, component_entropy
 
     def forward(
-        self, x: Tensor, missing: Tensor, noise: Noise, kl_weights: list[float], informed: int = 0
+        self,
+        x: Tensor,
+        missing: Tensor,
+        noise: Noise,
+        kl_weights: list[float],
+        informed: int = 0,
+        top_down_weight: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and sums over the batch: missing dims, distortion, rate of each (stage, level).
+        """Loss (a scalar), and sums over the batch: missing dims, distortion, rate of each module in turn.
 
         `kl_weights` are the rates' weights, level by level from the coarsest; `informed` is the number of levels with
         z ~ q in the prediction.
         """
         trace = self.model(x, missing, noise)
-        distortion, rates = bounds.distortion(trace), bounds.rates(trace)
-        loss = distortion.mean() + sum(kl_weights[level] * rate.mean() for (_, level), rate in rates.items())
+        distortion, rates = bounds.distortion(trace), bounds.module_rates(trace)
+        weights = [kl_weights[latent.level] for latent in trace.latents]
+        loss = distortion.mean() + sum(weight * rate.mean() for weight, rate in zip(weights, rates, strict=True))
+        if self.component_entropy:
+            loss = loss + self.component_entropy * bounds.component_entropy(trace).mean()
+        if top_down_weight:
+            loss = loss + top_down_weight * -trace.top_down.log_prob(trace.target).sum() / len(x)
         if self.prediction_weight:
             error = self._prediction_error(x[::2], missing[::2], noise, informed)
             loss = loss + self.prediction_weight * error / len(x[::2])
-        parts = [bounds.missing_dims(trace), distortion, *rates.values()]
+        parts = [bounds.missing_dims(trace), distortion, *rates]
         return loss / self.model.config.dims, torch.stack([part.detach().float().sum() for part in parts])
 
     def _prediction_error(self, x: Tensor, missing: Tensor, noise: Noise, informed: int) -> Tensor:
-        trace = self.model.trace(x, missing, from_posterior(noise, informed), infer=informed > 0, noise=noise)
+        encoded = self.model.encode(x, missing, infer=informed > 0)
+        trace = self.model.decode(encoded, from_posterior(noise, informed), noise, autoregress=False)
         target = x.movedim(1, -1)[missing[:, 0]]
         return (trace.pixels.mean - target).square().sum() / (2 * 0.1**2)
 
 
-def summarise(sums: Tensor, images: int, levels: int) -> dict[str, Any]:
-    """What `Objective` summed up over some images, as means for people: bits/dim, nats per image."""
+def summarise(sums: Tensor, images: int, levels: tuple[Level, ...]) -> dict[str, Any]:
+    """What `Objective` summed up over some images, as means for people: bits/dim, nats per image.
+
+    `rates` are those of each level of each stage, `module_rates` those of each module of each level of each stage.
+    """
     dims, distortion, *rates = sums.tolist()
-    stages = [rates[i : i + levels] for i in range(0, len(rates), levels)]
+    means = iter([rate / images for rate in rates])
+    stages = len(rates) // sum(level.modules for level in levels)
+    nested = [[[next(means) for _ in range(level.modules)] for level in levels] for _ in range(stages)]
     return {
         "bits_per_dim": (distortion + sum(rates)) / dims / math.log(2),
         "distortion": distortion / images,
-        "rates": [[rate / images for rate in stage] for stage in stages],
+        "rates": [[sum(level) for level in stage] for stage in nested],
+        "module_rates": nested,
     }
 
 
 @torch.no_grad()
 def heldout_scores(
-    model: ConditionalMatNet, images: Tensor, missing: Tensor, *, seed: int, precision: str, batch: int = 64
+    model: MatNet, images: Tensor, missing: Tensor, *, seed: int, precision: str, batch: int = 64
 ) -> dict[str, Any]:
     """Single-sample free energy of uint8 images (N, C, H, W), summarised; noise is a function of `seed`."""
     device = model.mean_image.device
@@ -101,7 +122,7 @@ def heldout_scores(
     for x, hole in zip(images.split(batch), missing.split(batch), strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             total = total + objective(unit_images(x, device), hole.to(device), noise, ones)[1]
-    return summarise(total, len(images), len(model.config.levels))
+    return summarise(total, len(images), model.config.levels)
 
 
 @dataclass
@@ -119,11 +140,12 @@ class Progress:
 class Trainer:
     """Everything of a run that a checkpoint keeps, and the update that changes it."""
 
-    def __init__(self, model: ConditionalMatNet, config: TrainConfig, device: torch.device):
+    def __init__(self, model: MatNet, config: TrainConfig, device: torch.device):
+        config.require_fit(model.config)
         self.config, self.device = config, device
         self.model = model.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        objective = Objective(self.model, config.prediction_weight)
+        objective = Objective(self.model, config.prediction_weight, config.component_entropy)
         self.objective = DistributedDataParallel(objective) if dist.is_initialized() else objective
         self.ema = AveragedModel(self.model, multi_avg_fn=self._average)
         self.progress = Progress()
@@ -158,6 +180,10 @@ class Trainer:
         lengths = [max(1, self.config.kl_warmup * 2 ** (count - 1 - level)) for level in range(count)]
         return [min(1.0, (self.progress.update + 1) / length) for length in lengths]
 
+    def top_down_weight(self) -> float:
+        """Of the distortion by the top-down output alone: high while latents come to life, then soon of no account."""
+        return self.config.top_down_weight * (1 - self.share_done()) ** 3
+
     def _average(self, averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         # early on the average must not remember the random start: a running mean at first, then exponential
         decay = min(self.config.ema, (1 + self.progress.update) / (10 + self.progress.update))
@@ -166,29 +192,25 @@ class Trainer:
     def step(self, images: Tensor, missing: Tensor, noise: Noise | None = None) -> tuple[Tensor, float]:
         """One update on uint8 images (b, C, H, W) and missing (b, 1, H, W): the sums of `Objective`, gradient norm.
 
-        An update whose gradient is not finite, or far larger than usual, changes nothing but the count of skips.
+        An update whose gradient is not finite, or far larger than usual, changes nothing but the count of skips. Some
+        updates are followed by a step of the inference stacks alone, see `_step_on_own_samples`.
         """
         config, progress = self.config, self.progress
         noise = noise or gaussian_noise(self.device, config.seed, 0, progress.update, self.rank)
         levels = len(self.model.config.levels)
         informed = int(np.random.default_rng((config.seed, progress.update)).integers(levels))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            x = unit_images(images, self.device)
-            loss, sums = self.objective(x, missing.to(self.device), noise, self.kl_weights(), informed)
+            x, missing = unit_images(images, self.device), missing.to(self.device)
+            loss, sums = self.objective(x, missing, noise, self.kl_weights(), informed, self.top_down_weight())
         loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
         limit = config.skip * progress.usual_norm if progress.update >= GUARD_UPDATES else math.inf
-        if math.isfinite(norm) and norm <= limit:
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.consecutive_skips = 0
-        else:
-            progress.skipped += 1
-            self.consecutive_skips += 1
+        norm, applied = self._apply_gradients(limit)
+        self.consecutive_skips = 0 if applied else self.consecutive_skips + 1
+        every, since = config.own_samples_every, progress.update - config.own_samples_from
+        if every and since >= 0 and since % every == 0:
+            self._step_on_own_samples(x, missing, noise, limit)
         if math.isfinite(norm):  # a lasting rise is let in step by step, a single spike hardly counts
             progress.usual_norm += (min(norm, limit) - progress.usual_norm) / min(progress.update + 1, 100)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
         progress.update += 1
         progress.images += config.batch
         for schedule in self.schedules:
@@ -200,6 +222,37 @@ class Trainer:
                 f"{progress.update}; resume from the last checkpoint with lower learning rates"
             )
         return sums, norm
+
+    def _apply_gradients(self, limit: float) -> tuple[float, bool]:
+        """Move what has a gradient, unless that is not finite or above `limit`: gradient norm, whether it was done."""
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        usable = math.isfinite(norm) and norm <= limit
+        for optimizer in self.optimizers:
+            if usable:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.progress.skipped += not usable
+        return norm, usable
+
+    def _step_on_own_samples(self, x: Tensor, missing: Tensor, noise: Noise, limit: float) -> None:
+        """Eq. 13: lower the free energy of the model's own samples of what is missing, by the inference stacks alone.
+
+        All other parameters stay without a gradient, and so the optimisers leave them and their own state of them
+        alone: neither momentum nor weight decay moves them.
+        """
+        model, parameters = self.model, self.model.inference_parameters()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            with torch.no_grad():
+                x = model.sample(x, missing, noise, (1.0,) * len(model.config.levels))
+            loss = bounds.free_energy(model(x, missing, noise)).mean() / model.config.dims
+        gradients = torch.autograd.grad(loss, parameters)
+        if self.world > 1:  # what DistributedDataParallel does for `step`
+            joined = nn.utils.parameters_to_vector(gradients)
+            dist.all_reduce(joined)
+            nn.utils.vector_to_parameters(joined / self.world, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._apply_gradients(limit)
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the checkpoint and the averaged weights. Parameters that are not finite are refused."""

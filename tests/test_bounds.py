@@ -34,7 +34,7 @@ def latent(stage, level, size, batch=3, seed=0):
 
 
 def trace_of(latents, x, missing):
-    return Trace(tuple(latents), Weighing(), missing, x.movedim(1, -1)[missing[:, 0]])
+    return Trace(tuple(latents), Weighing(), missing, x.movedim(1, -1)[missing[:, 0]], Weighing())
 
 
 def closed_form_kl(q, p):
@@ -193,7 +193,8 @@ class Exact:
         """log p(x^u | x^k) of one image (1, 1, 2, 2), by integration over z in float64."""
         grid = torch.linspace(-9, 9, 4001, dtype=torch.double)[:, None, None, None]
         many, hole = x.expand(len(grid), -1, -1, -1), self.missing.expand(len(grid), -1, -1, -1)
-        trace = self.model.trace(many, hole, lambda level, p, q: p.mean + grid * p.stddev, infer=False, noise=None)
+        encoded = self.model.encode(many, hole, infer=False)
+        trace = self.model.decode(encoded, lambda level, p, q: p.mean + grid * p.stddev, seeded_noise())
         ones = trace.pixels.mean.double().view(len(grid), 3)
         target = x[self.missing].double()
         likelihoods = (target * ones + (1 - target) * (1 - ones)).prod(1)

@@ -15,9 +15,11 @@ TRAIN = TrainConfig(updates=10)
 CONFIGS = [
     Level(size=4, channels=3, latents=2, modules=5),
     tiny_config(stages=1, output="gaussian", fill="mean"),
+    tiny_config(conditional=False, update="gru", shared_modules=True, prior_components=7),
     tiny_config().paper(),
     TRAIN,
     TrainConfig(minutes=1.5, betas=(0.5, 0.9), flip=True, precision="bfloat16"),
+    TrainConfig(updates=3, mask="all", component_entropy=0.5, own_samples_every=2, own_samples_from=9),
 ]
 
 
@@ -93,7 +95,7 @@ def test_levels_take_whole_numbers_from_1(field, value):
 
 
 @pytest.mark.parametrize("value", WHOLE)
-@pytest.mark.parametrize("field", ["image_size", "image_channels", "stages", "mixtures"])
+@pytest.mark.parametrize("field", ["image_size", "image_channels", "stages", "mixtures", "prior_components"])
 def test_counts_are_whole_numbers_from_1(field, value):
     assert_refused(tiny_config(), field, value)
 
@@ -105,6 +107,16 @@ def test_counts_are_whole_numbers_from_1(field, value):
         ("stages", 3),
         ("output", "laplace"),
         ("output", None),
+        ("update", "lstm"),
+        ("update", True),
+        ("conditional", None),
+        ("conditional", 1),
+        ("shared_modules", "yes"),
+        ("prior_components", 2),
+        ("ladder", True),
+        ("ladder", 0),
+        ("autoregression", -1),
+        ("autoregression_channels", 0),
         ("fill", "black"),
         ("fill", 0),
         ("flat_channels", -1),
@@ -126,6 +138,46 @@ def test_counts_are_whole_numbers_from_1(field, value):
 )
 def test_a_model_refuses(field, value):
     assert_refused(tiny_config(), field, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("stages", 2), ("merge_to_top_down", True), ("prior_components", 0), ("conditional", 0)]
+)
+def test_an_unconditional_model_refuses(field, value):
+    assert_refused(tiny_config(conditional=False), field, value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("update", "gru"), ("conditional", True)])
+def test_a_ladder_network_is_an_unconditional_model_with_updates_of_its_own(field, value):
+    config = tiny_config(conditional=False, ladder=True)
+    with pytest.raises(
+        ConfigError, match=r"ModelConfig\.(update|ladder) is .*; allowed: .* with (ladder|conditional) True"
+    ):
+        dataclasses.replace(config, **{field: value})
+
+
+def test_autoregression_needs_an_output_that_it_knows():
+    with pytest.raises(
+        ConfigError, match="autoregression is 5; allowed: 0 with output 'gaussian'; or output bernoulli"
+    ):
+        tiny_config(output="gaussian", autoregression=5)
+    for output in ("bernoulli", "logistic"):
+        assert tiny_config(output=output, autoregression=5).autoregression == 5
+
+
+def test_an_unconditional_model_takes_images_that_are_missing_as_a_whole():
+    model = tiny_config(conditional=False)
+    with pytest.raises(ConfigError, match=r"TrainConfig\.mask is 'random3x20'; allowed: 'all'"):
+        TRAIN.require_fit(model)
+    dataclasses.replace(TRAIN, mask="all").require_fit(model)
+    TRAIN.require_fit(tiny_config())
+
+
+def test_there_is_no_posterior_over_the_components_of_no_mixture():
+    config = dataclasses.replace(TRAIN, mask="all", component_entropy=0.1)
+    with pytest.raises(ConfigError, match=r"component_entropy is 0\.1; allowed: 0 .* prior_components is 1"):
+        config.require_fit(tiny_config(conditional=False))
+    config.require_fit(tiny_config(conditional=False, prior_components=2))
 
 
 @pytest.mark.parametrize("sizes", [(4, 2), (4, 4), (2, 3), (3,), (1, 16), (1, 2, 3), (1, 1)])
@@ -179,6 +231,11 @@ def test_only_logistics_are_mixed(output):
         ("decay", 1.5),
         ("kl_warmup", -1),
         ("prediction_weight", -1.0),
+        ("component_entropy", -0.1),
+        ("component_entropy", math.nan),
+        ("own_samples_every", -1),
+        ("own_samples_every", 1.0),
+        ("own_samples_from", -1),
         ("ema", 1.0),
         ("ema", math.nan),
         ("clip", 0.0),
@@ -211,11 +268,12 @@ def test_a_whole_number_may_stand_for_any_number():
 
 def test_paper_turns_every_improvement_off():
     """And leaves what the model is for alone."""
-    config = tiny_config(mixtures=3, stages=1)
+    config = tiny_config(mixtures=3, stages=1, autoregression=2, update="gru", shared_modules=True)
     paper = config.paper()
-    kept = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(paper, f.name)}
-    assert kept == {"image_size", "image_channels", "levels", "stages", "output"}
-    assert not any(value is True for value in paper.to_dict().values())
+    names = [field.name for field in dataclasses.fields(config)]
+    kept = {name for name in names if getattr(config, name) == getattr(paper, name)}
+    assert kept == set(names[: names.index("mixtures")])
+    assert not any(getattr(paper, name) is True for name in names[names.index("mixtures") :])
     assert paper.paper() == paper
 
 

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_config
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from matfill.distributions import PIXELS, BernoulliPixels, GaussianPixels, LogisticPixels, dequantise
+from matfill.distributions import (
+    PIXELS,
+    BernoulliPixels,
+    GaussianMixture,
+    GaussianPixels,
+    LogisticPixels,
+    component_posterior,
+    dequantise,
+    to_uniform,
+)
 
 GRID = torch.arange(256) / 255
 SHAPES = [(1, 1, False), (1, 3, False), (3, 1, False), (3, 1, True), (3, 3, False), (3, 3, True)]
@@ -248,6 +257,14 @@ def test_gaussian_samples_follow_it():
     assert float(drawn.std()) == pytest.approx(0.07, abs=0.002)
 
 
+def test_gaussian_samples_are_of_8_bits_each_as_often_as_its_bin_has_mass():
+    drawn = gaussian(0.45, 0.01, 40_000).sample(torch.rand(40_000, 2, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(GRID[(drawn[:, 0] * 255).round().long()], drawn[:, 0])
+    edges = Normal(0.45, 0.01).cdf(torch.arange(257).double() / 256)
+    counts = np.bincount((drawn[:, 0] * 255).round().long(), minlength=256)
+    assert abs(chi_square(counts, (edges[1:] - edges[:-1]).numpy())) < 4
+
+
 def test_dequantised_values_stay_in_their_bins():
     for u in (0.0, 0.5, 0.999):
         y = dequantise(GRID, torch.full((256,), u))
@@ -271,3 +288,117 @@ def test_no_rows_are_no_trouble(output):
     pixels = kind(torch.zeros(0, kind.parameters(config)), torch.zeros(0, 3), config)
     assert pixels.log_prob(torch.zeros(0, 3)).shape == (0,)
     assert pixels.sample(torch.zeros(0, 4)).shape == pixels.mean.shape == (0, 3)
+
+
+# --- the mixture over z_0 --------------------------------------------------------------------------------------------
+
+
+def mixture(components=3, batch=4, seed=0, spread=1.0):
+    """Over z (2, 3, 3)."""
+    draw = torch.Generator().manual_seed(seed)
+    means = spread * torch.randn(components, 2, 3, 3, generator=draw)
+    return GaussianMixture(means, torch.rand(components, 2, 3, 3, generator=draw) + 0.3, batch)
+
+
+def posterior(batch=4, seed=9):
+    draw = torch.Generator().manual_seed(seed)
+    shape = (batch, 2, 3, 3)
+    return Normal(torch.randn(shape, generator=draw), torch.rand(shape, generator=draw) + 0.2, validate_args=False)
+
+
+def monte_carlo_kl(q, p, count=20_000):
+    """Means over samples and their standard errors, (B,) each."""
+    torch.manual_seed(0)
+    z = q.sample((count,))
+    wide = GaussianMixture(p.normals.mean[0], p.normals.stddev[0], z[:, :, 0, 0, 0].numel())
+    ratios = q.log_prob(z).flatten(2).sum(2) - wide.log_prob(z.flatten(0, 1)).view(z.shape[:2])
+    return ratios.mean(0), ratios.std(0) / math.sqrt(count)
+
+
+def test_a_mixtures_density_is_the_mean_of_its_components():
+    p, z = mixture(), posterior().sample()
+    each = [Normal(p.normals.mean[:, i], p.normals.stddev[:, i]).log_prob(z).sum((1, 2, 3)).exp() for i in range(3)]
+    torch.testing.assert_close(p.log_prob(z).exp(), sum(each) / 3)
+    assert p.mean.shape == p.stddev.shape == z.shape
+
+
+def test_equation_12_is_exact_for_one_component():
+    p, q = mixture(1), posterior()
+    found = kl_divergence(q, p)
+    wanted = kl_divergence(q, Normal(p.normals.mean[:, 0], p.normals.stddev[:, 0])).sum((1, 2, 3))
+    torch.testing.assert_close(found, wanted)
+    sampled, error = monte_carlo_kl(q, p)
+    assert ((found - sampled).abs() < 4 * error).all()
+
+
+def test_equation_12_is_exact_for_equal_components():
+    one, q = mixture(1), posterior()
+    p = GaussianMixture(*(t[0].expand(5, -1, -1, -1) for t in (one.normals.mean, one.normals.stddev)), batch=4)
+    found = kl_divergence(q, p)
+    torch.testing.assert_close(found, kl_divergence(q, one))
+    sampled, error = monte_carlo_kl(q, p)
+    assert ((found - sampled).abs() < 4 * error).all()
+
+
+def test_equation_12_is_exact_in_the_limit_of_components_far_apart():
+    p = mixture(4, spread=300.0)
+    q = Normal(p.normals.mean[:, 2] + 0.1, p.normals.stddev[:, 2] * 0.7, validate_args=False)
+    found = kl_divergence(q, p)
+    alone = kl_divergence(q, Normal(p.normals.mean[:, 2], p.normals.stddev[:, 2])).sum((1, 2, 3))
+    torch.testing.assert_close(found, alone + math.log(4))
+    sampled, error = monte_carlo_kl(q, p)
+    assert ((found - sampled).abs() < 4 * error + 1e-3).all()
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5, 2.0])
+def test_equation_12_is_never_below_the_kl_divergence(spread):
+    p, q = mixture(6, spread=spread), posterior()
+    sampled, error = monte_carlo_kl(q, p)
+    assert (kl_divergence(q, p) > sampled - 4 * error).all()
+
+
+@pytest.mark.parametrize(("apart", "printed", "exact"), [(0.0, 0.0, 0.0), (1.0, 0.50, 0.125), (2.0, 2.00, 0.943)])
+def test_the_error_of_equation_12_is_as_its_docstring_says(apart, printed, exact):
+    """q = N(0, 1), components N(-d, 1) and N(d, 1); the exact value by integration."""
+    means = torch.tensor([-apart, apart]).view(2, 1, 1, 1)
+    q = Normal(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1), validate_args=False)
+    assert float(kl_divergence(q, GaussianMixture(means, torch.ones(2, 1, 1, 1), 1))) == pytest.approx(
+        printed, abs=1e-5
+    )
+    z = torch.linspace(-12, 12, 4001).view(-1, 1, 1, 1)
+    log_q = Normal(0.0, 1.0).log_prob(z).flatten()
+    log_p = GaussianMixture(means, torch.ones(2, 1, 1, 1), len(z)).log_prob(z)
+    assert float(torch.trapezoid(log_q.exp() * (log_q - log_p), z.flatten())) == pytest.approx(exact, abs=1e-3)
+
+
+def test_the_posterior_over_components_makes_equation_12_least():
+    """KL(q(z) r(i) || p_i(z) / k) over r."""
+    p, q = mixture(3, spread=0.3), posterior()
+    kls = torch.stack(
+        [kl_divergence(q, Normal(p.normals.mean[:, i], p.normals.stddev[:, i])) for i in range(3)], dim=-1
+    )
+    kls = kls.sum((1, 2, 3))
+
+    def joint(r):
+        return (r * (r.log() + math.log(3) + kls)).sum(1)
+
+    best = component_posterior(q, p).probs
+    torch.testing.assert_close(joint(best), kl_divergence(q, p))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert (joint(torch.randn(4, 3).softmax(1)) >= joint(best)).all()
+
+
+def test_every_component_is_picked_as_often_and_by_its_own_image():
+    p = mixture(5, batch=1000)
+    picked = p.pick(to_uniform(torch.randn(1000, generator=torch.Generator().manual_seed(0))))
+    which = (picked.mean[:, None] == p.normals.mean).flatten(2).all(2)
+    assert (which.sum(1) == 1).all() and (which.sum(0) > 140).all()
+    torch.testing.assert_close(picked.stddev, p.normals.stddev[which])
+    for edge in (0.0, 1.0):
+        assert torch.equal(p.pick(torch.full((1000,), edge)).mean[0], p.normals.mean[0, 4 if edge else 0])
+
+
+def test_to_uniform_is_the_normal_cdf():
+    noise = torch.linspace(-5, 5, 101)
+    torch.testing.assert_close(to_uniform(noise), Normal(0.0, 1.0).cdf(noise))

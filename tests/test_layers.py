@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from matfill.config import Level
-from matfill.layers import Branch, Conv2d, Down, ImageInput, ImageOutput, Up, enlarge, lrelu
+from matfill.layers import Branch, Conv2d, Down, Gated, ImageInput, ImageOutput, Residual, Up, enlarge, lrelu
 
 LADDERS = [(64, 32), (32, 16), (16, 8), (8, 1), (28, 14), (14, 7), (7, 1), (28, 7), (9, 3), (64, 8), (2, 1)]
 paper_or_not = pytest.mark.parametrize("paper", [False, True])
@@ -61,17 +61,52 @@ def test_lrelu_has_slope_a_tenth():
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 3), (1, 1)])
 def test_branch_by_hand(first, second):
-    branch = Branch(5, 4, tiny_config(), first_kernel=first, kernel=second)
+    branch = Branch(5, 4, first_kernel=first, kernel=second)
     x = torch.randn(2, 5, 6, 6)
     hidden = F.leaky_relu(F.conv2d(x, kernel_of(branch.first), branch.first.bias, padding=first // 2), 0.1)
     wanted = F.conv2d(hidden, kernel_of(branch.second), branch.second.bias, padding=second // 2)
     torch.testing.assert_close(branch(x), wanted)
+    torch.testing.assert_close(branch(x[:, :2], x[:, 2:]), wanted)
+
+
+def test_a_residual_update_by_hand():
+    residual = Residual(7, 4, first_kernel=1)
+    h, z = torch.randn(2, 4, 6, 6), torch.randn(2, 3, 6, 6)
+    branch = Branch(7, 4, first_kernel=1)
+    branch.load_state_dict(residual.state_dict())
+    torch.testing.assert_close(residual(h, z), F.leaky_relu(h + branch(torch.cat([h, z], dim=1)), 0.1))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_gated_update_is_a_gru(size, others):
+    """On 1x1 maps, that of torch.nn.GRUCell, whose z is 1 - u, with r taken to the state before it is multiplied."""
+    kernel = 3 if size > 1 else 1
+    gated = Gated(4 + others, 4, first_kernel=1, kernel=kernel)
+    for parameter in gated.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    h, x = torch.randn(2, 4, size, size), torch.randn(2, others, size, size)
+    inputs = [x] if others else []
+
+    def conv(layer, *maps):
+        return F.conv2d(torch.cat(maps, dim=1), kernel_of(layer), layer.bias, padding=layer.kernel // 2)
+
+    u, r = conv(gated.gates, h, x).sigmoid().split(4, dim=1)
+    wanted = (1 - u) * h + u * conv(gated.candidate, r * h, x).tanh()
+    torch.testing.assert_close(gated(h, *inputs), wanted)
+    assert gated.candidate.kernel == kernel
+
+
+def test_a_gated_update_keeps_most_of_a_state_at_first():
+    gated, h = Gated(16, 16), torch.randn(50, 16, 4, 4)
+    kept = (gated(h) * h).mean() / h.square().mean()
+    assert 0.6 < kept < 0.9
 
 
 def test_branch_scale_scales_what_a_branch_adds_at_first():
     def branch(scale):
         torch.manual_seed(1)
-        return Branch(5, 4, tiny_config(branch_scale=scale))
+        return Branch(5, 4, scale=scale)
 
     x = torch.randn(2, 5, 6, 6)
     torch.testing.assert_close(branch(0.25)(x), 0.25 * branch(1.0)(x))
@@ -154,6 +189,26 @@ def test_images_enter_and_leave(size, finest, paper):
     features = ImageInput(4, config)(torch.randn(2, 4, size, size))
     assert features.shape == (2, 6, finest, finest)
     assert ImageOutput(4, 10, config)(features, torch.randn(2, 4, size, size)).shape == (2, 10, size, size)
+
+
+@paper_or_not
+def test_images_enter_and_leave_a_fully_connected_level_through_linear_layers(paper):
+    config = config_for(8, 1, paper=paper)
+    enter, leave = ImageInput(4, config), ImageOutput(4, 10, config)
+    assert all(m.kernel == m.stride == 1 for x in (enter, leave) for m in x.modules() if isinstance(m, Conv2d))
+    state, image = reaches(leave, (1, 6, 1, 1), (1, 4, 8, 8))
+    assert (state > 0).all()
+    assert image is None if paper else (image > 0).all()
+    out = leave(torch.randn(2, 6, 1, 1), torch.randn(2, 4, 8, 8))
+    assert out.flatten(2).std(-1).min() > 0  # each pixel has weights of its own
+
+
+@pytest.mark.parametrize("finest", [1, 4])
+def test_an_output_may_have_no_image_to_see(finest):
+    output = ImageOutput(0, 10, config_for(8, finest))
+    h_td = torch.randn(2, 6, finest, finest)
+    (reach,) = reaches(lambda h: output(h, None), (2, 6, finest, finest))
+    assert output(h_td, None).shape == (2, 10, 8, 8) and (reach > 0).all()
 
 
 @paper_or_not

@@ -130,6 +130,10 @@ def test_other_seeds_give_other_masks(spec):
     assert len(np.unique(masks.reshape(4, -1), axis=0)) == 4
 
 
+def test_all_is_everything():
+    assert parse("all").sample(5, 3, np.random.default_rng(0)).all()
+
+
 def test_no_seeds_no_masks():
     assert sample_batch(parse("left"), 4, 6, []).shape == (0, 4, 6)
 
@@ -166,3 +170,26 @@ def test_a_square_that_does_not_fit_names_both_sizes(spec):
 def test_an_image_too_small_to_halve_is_refused(spec):
     with pytest.raises(MaskError, match="1x8"):
         parse(spec).sample(8, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(1, [(1, 0)]), (2, [(0, 0), (1, 0)]), (3, [(0, 0), (0, 1), (1, 0)])])
+def test_fixed_quadrants_are_those_of_the_protocol(visible, seen):
+    missing = parse(f"quadrants{visible}fixed").sample(28, 28, np.random.default_rng(0))
+    for row in range(2):
+        for column in range(2):
+            quadrant = missing[14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
+            assert quadrant.all() != ((row, column) in seen) and quadrant.any() == quadrant.all()
+
+
+def test_a_list_draws_each_of_its_masks_as_often():
+    sampler = parse("left,right,top")
+    drawn = [sampler.sample(4, 4, np.random.default_rng(seed)) for seed in range(300)]
+    for name in ("left", "right", "top"):
+        alone = parse(name).sample(4, 4, np.random.default_rng(0))
+        assert 60 < sum(np.array_equal(alone, missing) for missing in drawn) < 140
+
+
+@pytest.mark.parametrize("spec", ["left,", ",left", "left,nothing", "left, right"])
+def test_a_list_with_a_part_that_is_no_mask_is_refused(spec):
+    with pytest.raises(MaskError, match="is no mask"):
+        parse(spec)

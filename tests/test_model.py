@@ -1,4 +1,4 @@
-"""The conditional MatNet: nothing of the hole's content reaches what generates, and every parameter learns."""
+"""Conditional MatNets: nothing of the hole's content reaches what generates, and every parameter learns."""
 
 import pytest
 import torch
@@ -147,7 +147,8 @@ def test_nor_does_the_generators_side_of_inference(model, content):
     def replay(x, zs):
         queue = iter(zs)
         with torch.no_grad():
-            return model.trace(x, missing, lambda level, p, q: next(queue), infer=True, noise=seeded_noise())
+            encoded = model.encode(x, missing, infer=True)
+            return model.decode(encoded, lambda level, p, q: next(queue), seeded_noise())
 
     x, missing = batch()
     first = infer(model, x, missing)
@@ -206,7 +207,19 @@ def test_gradients_reach_every_parameter(output, stages, paper):
         assert parameter.grad.any(), name
 
 
-@pytest.mark.parametrize("changes", [{"mixtures": 3}, {"image_channels": 1}, {"levels": (Level(4, 4, 1),)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mixtures": 3},
+        {"image_channels": 1},
+        {"levels": (Level(4, 4, 1),)},
+        {"levels": (Level(1, 4, 1, modules=3),)},
+        {"update": "gru"},
+        {"update": "gru", "shared_modules": True},
+        {"autoregression": 2},
+    ],
+    ids=str,
+)
 def test_gradients_reach_every_parameter_of_other_models(changes):
     model = tiny_model(**changes)
     x = images(4, model.config.image_channels)

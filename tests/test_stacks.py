@@ -24,9 +24,9 @@ ladders = pytest.mark.parametrize("ladder", LADDERS, ids=str)
 class Stacks:
     """Both stacks and the path between them, with the states of one random batch."""
 
-    def __init__(self, ladder, *, paper=False, batch=2):
+    def __init__(self, ladder, *, paper=False, batch=2, **changes):
         levels = tuple(Level(size, 4 + i, 1 + i, modules) for i, (size, modules) in enumerate(ladder))
-        config = tiny_config(paper=paper, levels=levels)
+        config = tiny_config(paper=paper, levels=levels, **changes)
         torch.manual_seed(0)
         self.generator, self.inference = GeneratorStack(4, config), InferenceStack(7, config)
         self.path = TopDownPath(config)
@@ -36,11 +36,10 @@ class Stacks:
     def descend(self, source, *, infer=True):
         return descend(
             self.path,
-            self.generator,
-            self.generator.bottom_up(self.seen),
+            len(self.seen),
+            self.generator.start(self.generator.bottom_up(self.seen)),
             source,
-            inference=self.inference if infer else None,
-            inference_states=self.inference.bottom_up(self.all) if infer else None,
+            inference=self.inference.start(self.inference.bottom_up(self.all)) if infer else None,
         )
 
     def replay(self, zs, *, infer=True):
@@ -99,6 +98,27 @@ def test_each_z_has_a_say_in_what_follows_and_only_there(ladder):
         for before, after in zip(latents[i + 1 :], changed[i + 1 :], strict=True):
             assert not torch.equal(before.p.mean, after.p.mean) and not torch.equal(before.q.mean, after.q.mean)
         assert not torch.equal(h_td, changed_h_td)
+
+
+@pytest.mark.parametrize("update", ["residual", "gru"])
+def test_modules_that_share_parameters_are_as_modules_with_the_same_ones(update):
+    ladder = [(1, 2), (2, 3), (4, 1)]
+    apart, shared = Stacks(ladder, update=update), Stacks(ladder, update=update, shared_modules=True)
+    for part in ("generator", "inference", "path"):
+        state = {}
+        for name, value in getattr(shared, part).state_dict().items():
+            grid, *place = name.split(".")
+            if grid in ("bottom_ups", "merges", "levels"):
+                level, i, *rest = place
+                assert i == "0"  # there is no second one
+                state |= {".".join([grid, level, str(i), *rest]): value for i in range(ladder[int(level)][1])}
+            else:
+                state[name] = value
+        getattr(apart, part).load_state_dict(state)
+    found, wanted = (stacks.descend(from_posterior(seeded_noise()))[1] for stacks in (shared, apart))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a.z, b.z)
+    assert not same(found[2].q, found[3].q)  # their states differ
 
 
 @ladders

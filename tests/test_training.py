@@ -30,6 +30,8 @@ CONFIG = TrainConfig(
     warmup=2,
     decay=0.8,
     flip=True,
+    own_samples_every=2,
+    own_samples_from=2,
     holdout=4,
 )
 
@@ -80,6 +82,19 @@ def test_a_resumed_run_equals_an_unbroken_one(folder, tmp_path):
     assert whole[0].keys() == parts[0].keys()
     assert all(torch.equal(whole[0][name], parts[0][name]) for name in whole[0])
     assert lines(tmp_path / "whole")[-1]["heldout"] == lines(tmp_path / "parts")[-1]["heldout"]
+
+
+def test_an_unconditional_model_takes_the_same_way(folder, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, mask="all", prediction_weight=0.0, component_entropy=0.1)
+    model = tiny_config(conditional=False, prior_components=3, update="gru")
+    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: (model, config))
+    assert run(folder, tmp_path) == "finished"
+    assert run(folder, tmp_path, resume=True, changes={"updates": 8}) == "finished"
+    for line in lines(tmp_path):
+        scores = line["heldout"] if line["event"] == "checkpoint" else line["train"]
+        assert [[len(level) for level in stage] for stage in scores["module_rates"]] == [[1, 2, 1]]
+    loaded, _ = checkpoint.load_weights(tmp_path)
+    assert loaded.config == model
 
 
 def test_training_lowers_the_bound(folder, tmp_path):
@@ -262,28 +277,31 @@ WORKER = """
     import torch
     from torch import distributed as dist
     torch.set_num_threads(1)
-    from tests.test_training import two_updates
+    from tests.test_training import three_updates
     dist.init_process_group("gloo")
-    two_updates({out!r})
+    three_updates({out!r})
     dist.destroy_process_group()
 """
 
 
-def two_updates(out: str) -> None:
-    """Two updates of a tiny model with the noise fixed; the first process saves what came of them."""
-    from matfill.data import TrainBatches
+def three_updates(out: str) -> None:
+    """Three updates of a tiny model, the last one with a step on its own samples, all with the noise fixed.
+
+    The first process saves what came of them.
+    """
+    from matfill.batches import TrainBatches
 
     trainer = Trainer(tiny_model().train(), CONFIG, torch.device("cpu"))
     data = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)
     batches = TrainBatches(data, batch=4, mask="random2x3", seed=0, flip=True, rank=trainer.rank, world=trainer.world)
-    for update in range(2):
+    for update in range(3):
         trainer.step(*batches[update], noise=torch.ones)
     if trainer.rank == 0:
         torch.save(trainer.model.state_dict(), out)
 
 
 def test_two_processes_make_the_update_of_one(tmp_path):
-    two_updates(str(tmp_path / "one.pt"))
+    three_updates(str(tmp_path / "one.pt"))
     script = tmp_path / "worker.py"
     root = str(Path(__file__).parent.parent)
     script.write_text(textwrap.dedent(WORKER.format(root=root, out=str(tmp_path / "two.pt"))))

@@ -7,11 +7,16 @@ import torch
 
 from matfill.config import Level, ModelConfig
 from matfill.layers import Conv2d
-from matfill.model import ConditionalMatNet
+from matfill.model import MatNet
 
 
 def tiny_config(*, paper: bool = False, **changes) -> ModelConfig:
-    """8x8 images, levels of 1x1, 2x2 and 4x4, two modules at the second; `paper` first, then `changes`."""
+    """8x8 images, levels of 1x1, 2x2 and 4x4, two modules at the second; `paper` first, then `changes`.
+
+    Where these say conditional=False, with all that has to go with it.
+    """
+    if not changes.get("conditional", True):
+        changes = {"stages": 1, "merge_to_top_down": False, **changes}
     levels = (
         Level(size=1, channels=6, latents=2),
         Level(size=2, channels=5, latents=2, modules=2),
@@ -21,9 +26,9 @@ def tiny_config(*, paper: bool = False, **changes) -> ModelConfig:
     return dataclasses.replace(config.paper() if paper else config, **changes)
 
 
-def tiny_model(*, seed: int = 0, **changes) -> ConditionalMatNet:
+def tiny_model(*, seed: int = 0, **changes) -> MatNet:
     torch.manual_seed(seed)
-    return ConditionalMatNet(tiny_config(**changes)).eval()
+    return MatNet(tiny_config(**changes)).eval()
 
 
 def holes(batch: int, size: int = 8, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,267 @@
+"""The update: what is minimised and reported, steps on the model's own samples, and how a run goes on from them."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny import holes, images, seeded_noise, tiny_model
+
+from matfill import bounds
+from matfill.config import Level, TrainConfig
+from matfill.errors import ConfigError
+from matfill.stacks import from_posterior
+from matfill.trainer import Objective, Trainer, heldout_scores, load_checkpoint, summarise
+
+CPU = torch.device("cpu")
+MIXED = {"output": "bernoulli", "prior_components": 3}
+CONFIG = TrainConfig(
+    mask="all",
+    batch=8,
+    updates=1000,
+    learning_rate=1e-2,
+    muon_learning_rate=0.02,
+    warmup=0,
+    kl_warmup=0,
+    decay=0.0,
+    prediction_weight=0.0,
+)
+KINDS = {
+    "unconditional": {"conditional": False, "output": "bernoulli"},
+    "mixture, gru": {"conditional": False, "update": "gru", **MIXED},
+    "autoregression": {"conditional": False, "autoregression": 2, "output": "bernoulli"},
+    "conditional": {"stages": 1, "output": "bernoulli"},
+    "two stages": {},
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def trainer_of(kind, **changes) -> Trainer:
+    # widths of 16: some parameters are Muon's
+    levels = (Level(1, 16, 2), Level(2, 16, 2, modules=2), Level(4, 16, 1))
+    return Trainer(tiny_model(levels=levels, **KINDS[kind]).train(), dataclasses.replace(CONFIG, **changes), CPU)
+
+
+def batch(trainer, count=8):
+    config = trainer.model.config
+    x = images(count, binary=config.output == "bernoulli").mul(255).round().byte()
+    return x, holes(count) if config.conditional else torch.ones(count, 1, 8, 8, dtype=torch.bool)
+
+
+def own_step(trainer, noise):
+    x, missing = batch(trainer)
+    trainer._step_on_own_samples(x.float() / 255, missing, noise, math.inf)
+
+
+# --- equation 13 -----------------------------------------------------------------------------------------------------
+
+
+@kinds
+def test_a_step_on_own_samples_moves_the_inference_stacks_alone(kind):
+    """After updates that have left their momentum behind, and with weight decay."""
+    trainer = trainer_of(kind)
+    for seed in range(3):
+        trainer.step(*batch(trainer), noise=seeded_noise(seed))
+    inference = {id(p) for p in trainer.model.inference_parameters()}
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    assert {names[i] for i in inference} == {name for name in names.values() if ".inference." in name}
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    states = {p: v for optimizer in trainer.optimizers for p, v in optimizer.state.items()}
+    states_before = {p: {k: torch.as_tensor(v).clone() for k, v in state.items()} for p, state in states.items()}
+    buffers = {name: b.clone() for name, b in trainer.model.named_buffers()}
+    assert all(states_before.values()) and len(states) == len(before)
+
+    own_step(trainer, seeded_noise(9))
+
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (id(parameter) not in inference), name
+        assert parameter.grad is None
+        if id(parameter) not in inference:
+            for key, value in states_before[parameter].items():
+                assert torch.equal(torch.as_tensor(states[parameter][key]), value), name
+    assert all(torch.equal(b, buffers[name]) for name, b in trainer.model.named_buffers())
+
+
+@kinds
+def test_what_such_a_step_sees_was_drawn_by_the_model(kind):
+    trainer, seen = trainer_of(kind), []
+    x, missing = batch(trainer)
+    x = x.float() / 255
+    wanted = trainer.model.sample(x, missing, seeded_noise(3), (1.0,) * 3).detach()
+    trainer.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs))
+    own_step(trainer, seeded_noise(3))
+    ((drawn, hole, _),) = seen
+    assert torch.equal(drawn, wanted) and not torch.equal(drawn, x) and torch.equal(hole, missing)
+    assert torch.equal(torch.where(missing, 0, drawn), torch.where(missing, 0, x))
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("unconditional", 2), ("mixture, gru", 5), ("conditional", 2)])
+def test_steps_on_own_samples_tighten_the_bound_on_samples(kind, scale):
+    """So q comes closer to the true posterior: the likelihood of samples stays, since the generator does."""
+
+    def energy():
+        with torch.no_grad():
+            return float(bounds.free_energy(model(drawn, missing, seeded_noise(5))).mean())
+
+    trainer = trainer_of(kind)
+    model = trainer.model
+    with torch.no_grad():
+        for part in (model.stages[0].path, model.stages[0].output):  # z has a say in what is drawn
+            for parameter in part.parameters():
+                parameter.mul_(scale)
+    x, missing = (t.repeat(16, 1, 1, 1) for t in batch(trainer))
+    drawn = model.sample(x.float() / 255, missing, seeded_noise(77), (1.0,) * 3).detach()
+    before = energy()
+    for seed in range(20):
+        own_step(trainer, seeded_noise(100 + seed))
+    assert energy() < 0.98 * before
+
+
+@pytest.mark.parametrize(("every", "since", "wanted"), [(0, 0, []), (1, 0, [0, 1, 2, 3, 4, 5]), (2, 1, [1, 3, 5])])
+def test_they_follow_the_updates_they_are_meant_to_follow(monkeypatch, every, since, wanted):
+    trainer = trainer_of("unconditional", own_samples_every=every, own_samples_from=since)
+    steps = []
+    monkeypatch.setattr(trainer, "_step_on_own_samples", lambda *args: steps.append(trainer.progress.update))
+    for _ in range(6):
+        trainer.step(*batch(trainer))
+    assert steps == wanted
+
+
+def test_a_step_on_own_samples_without_a_usable_gradient_changes_nothing_and_is_counted():
+    trainer = trainer_of("unconditional")
+    before = {name: p.clone() for name, p in trainer.model.state_dict().items()}
+    own_step(trainer, lambda shape: torch.full(tuple(shape), torch.nan))
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.state_dict().items())
+    assert trainer.progress.skipped == 1
+
+
+@pytest.mark.parametrize("kind", ["unconditional", "mixture, gru"])
+def test_a_resumed_trainer_goes_on_as_if_nothing_had_happened(kind, tmp_path):
+    changes = {"own_samples_every": 2, "own_samples_from": 1}
+    if "prior_components" in KINDS[kind]:
+        changes["component_entropy"] = 0.1
+    whole = trainer_of(kind, **changes)
+    for update in range(5):
+        if update == 2:
+            whole.save(tmp_path, {})
+        whole.step(*batch(whole))
+    tensors, header = load_checkpoint(tmp_path)
+    parts = trainer_of(kind, **changes)
+    parts.restore(tensors, header["state"])
+    for _ in range(3):
+        parts.step(*batch(parts))
+    assert parts.progress == whole.progress
+    for module in ("model", "ema"):
+        a, b = (getattr(trainer, module).state_dict() for trainer in (whole, parts))
+        assert all(torch.equal(a[name], b[name]) for name in a if name != "n_averaged")
+
+
+# --- what is minimised and reported ----------------------------------------------------------------------------------
+
+
+@kinds
+def test_what_is_reported_has_the_rate_of_every_module(kind):
+    trainer = trainer_of(kind)
+    model = trainer.model.eval().requires_grad_(False)
+    x, missing = batch(trainer)
+    x = x.float() / 255
+    with torch.no_grad():
+        _, sums = Objective(model)(x, missing, seeded_noise(), [1.0] * 3)
+        trace = model(x, missing, seeded_noise())
+    found = summarise(sums, len(x), model.config.levels)
+    stages = model.config.stages
+    assert [[len(level) for level in stage] for stage in found["module_rates"]] == [[1, 2, 1]] * stages
+    flat = [rate for stage in found["module_rates"] for level in stage for rate in level]
+    assert flat == pytest.approx([float(kl.mean()) for kl in bounds.module_rates(trace)], rel=1e-4)
+    for stage, levels in enumerate(found["rates"]):
+        for level, rate in enumerate(levels):
+            assert rate == pytest.approx(float(bounds.rates(trace)[stage, level].mean()), rel=1e-4)
+            assert rate == pytest.approx(sum(found["module_rates"][stage][level]))
+    total = found["distortion"] + sum(map(sum, found["rates"]))
+    assert total == pytest.approx(float(bounds.free_energy(trace).mean()), rel=1e-4)
+    dims = float(bounds.missing_dims(trace).float().mean())
+    assert found["bits_per_dim"] == pytest.approx(total / dims / math.log(2), rel=1e-4)
+
+
+def test_heldout_scores_have_them_too():
+    model = tiny_model(conditional=False)
+    x, missing = images(4).mul(255).round().byte(), torch.ones(4, 1, 8, 8, dtype=torch.bool)
+    found = heldout_scores(model, x, missing, seed=0, precision="float32")
+    assert [[len(level) for level in stage] for stage in found["module_rates"]] == [[1, 2, 1]]
+
+
+def test_the_penalty_is_the_entropy_of_the_posterior_over_components():
+    model = tiny_model(conditional=False, **MIXED).requires_grad_(False)
+    x, missing = images(6, binary=True), torch.ones(6, 1, 8, 8, dtype=torch.bool)
+    losses = [float(Objective(model, 0.0, w)(x, missing, seeded_noise(), [1.0] * 3)[0]) for w in (0.0, 5.0)]
+    trace = model(x, missing, seeded_noise())
+    entropy = bounds.component_entropy(trace)
+    latent = trace.latents[0]
+    kls = [
+        torch.distributions.kl_divergence(
+            latent.q, torch.distributions.Normal(latent.p.normals.mean[:, i], latent.p.normals.stddev[:, i])
+        ).sum((1, 2, 3))
+        for i in range(3)
+    ]
+    r = (-torch.stack(kls, dim=1)).softmax(1)
+    torch.testing.assert_close(entropy, -(r * r.log()).sum(1))
+    assert (losses[1] - losses[0]) * model.config.dims == pytest.approx(5 * float(entropy.mean()), rel=1e-2)
+    assert float(entropy.min()) > 0.1
+
+
+def test_without_a_mixture_there_is_no_such_entropy():
+    model = tiny_model(conditional=False)
+    trace = model(images(6), torch.ones(6, 1, 8, 8, dtype=torch.bool), seeded_noise())
+    assert torch.equal(bounds.component_entropy(trace), torch.zeros(6))
+
+
+def test_a_penalty_on_it_makes_images_choose():
+    def entropy_after(weight):
+        trainer = trainer_of("mixture, gru", component_entropy=weight)
+        for seed in range(15):
+            trainer.step(*batch(trainer), noise=seeded_noise(seed))
+        x, missing = batch(trainer)
+        with torch.no_grad():
+            return float(bounds.component_entropy(trainer.model(x.float() / 255, missing, seeded_noise())).mean())
+
+    assert entropy_after(3.0) < 0.7 * entropy_after(0.0)
+
+
+def test_the_top_down_output_alone_is_weighed_with_the_distortion_it_would_have():
+    model = tiny_model(autoregression=2, output="bernoulli", conditional=False)
+    x, missing = images(4, binary=True), torch.ones(4, 1, 8, 8, dtype=torch.bool)
+    ones = [1.0] * len(model.config.levels)
+    plain, weighed = (Objective(model)(x, missing, seeded_noise(), ones, top_down_weight=w)[0] for w in (0.0, 0.5))
+    alone = model.decode(model.encode(x, missing, infer=True), from_posterior(seeded_noise()), None, autoregress=False)
+    expected = 0.5 * bounds.distortion(alone).mean() / model.config.dims
+    assert (weighed - plain).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_that_weight_falls_to_nothing_in_the_course_of_the_run():
+    trainer = trainer_of("autoregression", top_down_weight=0.4, updates=10)
+    weights = []
+    for update in (0, 5, 10):
+        trainer.progress.update = update
+        weights.append(trainer.top_down_weight())
+    assert weights == [0.4, pytest.approx(0.05), 0.0]
+
+
+def test_the_weight_of_the_top_down_output_reaches_the_update():
+    moved = []
+    for weight in (0.0, 5.0):
+        trainer = trainer_of("autoregression", top_down_weight=weight)
+        trainer.step(*batch(trainer), noise=seeded_noise())
+        moved.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert not torch.allclose(*moved)
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "says"),
+    [
+        ({"conditional": False}, {"mask": "random2x3"}, "mask is 'random2x3'; allowed: 'all'"),
+        ({"conditional": False}, {"component_entropy": 0.5}, "component_entropy is 0.5; allowed: 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(model, train, says):
+    with pytest.raises(ConfigError, match=says):
+        Trainer(tiny_model(**model), dataclasses.replace(CONFIG, **train), CPU)
