@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from matfill.errors import one_line
 
 Event = dict[str, Any]
 
@@ -117,6 +121,42 @@ def _scores(scores: Event) -> str:
     return f"{scores['bits_per_dim']:.3f} bits/dim (distortion {scores['distortion']:.0f}, rates {_rates(scores)} nats)"
 
 
+class FillingDisplay:
+    """One bar for all photos, on a terminal only; what went wrong in one line each. Both on standard error."""
+
+    def __init__(self, total: int):
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("filling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=total < 2 or not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=total, speed="")
+
+    def __enter__(self) -> FillingDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if event["error"]:
+            self.console.print(f"error: {one_line(event['error'])}", highlight=False, soft_wrap=True, markup=False)
+        if event["status"] == "skipped":
+            task = self.bar.tasks[0]
+            self.bar.update(self.task, total=(task.total or 0) - 1)
+            return
+        self.bar.advance(self.task)
+        speed = self.bar.tasks[0].speed
+        self.bar.update(self.task, speed=f"{speed:.2f} images/s" if speed else "")
+
+
 def show_cards(cards: dict[str, Event]) -> None:
     """One line per weights file."""
     table = Table("weights", "size", "images", "missing in training", "trained on", box=None)
@@ -137,3 +177,45 @@ def show_card(name: str, card: Event) -> None:
         for i, (key, value) in enumerate(values.items()):
             table.add_row(section if i == 0 else "", key, value if isinstance(value, str) else json.dumps(value))
     Console(soft_wrap=False).print(table, markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work, on a terminal: what it yields takes (what, how much is done, of how much)."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield show
+
+
+def show_scores(found: Event, known: Sequence[tuple[str, str | None, int | None, float]] = ()) -> None:
+    """What `scoring.score_data` found; beside it what is known: (name, protocol, samples, nats per image)."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"{found['weights']} on {found['images']} images of {found['data']} ({found['split']}), {found['mask']}, "
+        f"seed {found['seed']}, {found['precision']} on {found['device']}"
+    )
+    protocol = found["protocol"] or "-"
+    columns = "upper bound", "protocol", "k", "images", "nats per image", "bits/dim"
+    table = Table(*columns, box=None)
+    for name, key, samples in (("free energy", "free_energy", 1), ("importance-weighted", "iwae_bound", None)):
+        score = found[key]
+        error = "" if score["se"] is None else f" ± {score['se']:.2f}"
+        figures = f"{score['mean']:.2f}{error}", f"{score['bits_per_dim']:.4f}"
+        table.add_row(name, protocol, str(samples or found["samples"]), str(found["images"]), *figures)
+    for name, protocol, samples, nats in known:
+        table.add_row(name, protocol or "-", str(samples or "-"), "", f"{nats:.2f}", "")
+    console.print(table)
+    effective = found["effective_samples"]
+    console.print(
+        f"distortion {found['distortion']:.2f}, rate by level, coarse to fine, {_rates(found)} nats per image\n"
+        f"effective samples: median {effective['median']:.1f}, mean {effective['mean']:.1f} of {found['samples']}\n"
+        f"{found['images_per_second']:.2f} images/s, {found['seconds']:.0f} s; an importance sample costs "
+        f"{found['sample_cost']:.2f} of a full pass"
+    )
