@@ -15,7 +15,8 @@ HOLE = (224, 32, 200)  #: what is missing, in a colour that photos hardly have
 BACKGROUND = (236, 236, 236)  # not white, so that white masks have an edge
 INK = (40, 40, 40)
 SMALLEST, USUAL, LARGEST = 128, 192, 320  # side of a cell, pixels
-MARGIN = 8
+MARGIN, THIN = 8, 2
+SHEET = 1024  # width of a sheet of many images, pixels, where their own size allows
 
 #: Black, violet, red, orange, pale yellow at equal steps: "inferno" of matplotlib (CC0), whose lightness rises evenly.
 COLOURS = np.array(
@@ -36,8 +37,9 @@ COLOURS = np.array(
 Cell = tuple[str, np.ndarray]  # caption, image
 
 
-def contact_sheet(rows: Sequence[Sequence[Cell]], cell: int | None = None) -> Image.Image:
-    """Captioned images on a grid, all of one scale of cells, left-aligned where rows differ in length.
+def contact_sheet(rows: Sequence[Sequence[Cell]], cell: int | None = None, gap: int = MARGIN) -> Image.Image:
+    """Captioned images on a grid, `gap` pixels apart, all of one scale of cells, left-aligned where rows differ in
+    length.
 
     Every image is scaled, in its own proportions, until its longer side is `cell` pixels; by default the longest side
     of all images, doubled, tripled ... where that is tiny, and at most 320. Empty captions everywhere take no room.
@@ -53,13 +55,13 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], cell: int | None = None) -> Im
     line = math.ceil(sum(font.getmetrics())) + MARGIN // 2 if has_captions else 0
 
     columns = max(map(len, rows))
-    size = (columns * (width + MARGIN) + MARGIN, len(rows) * (height + line + MARGIN) + MARGIN)
+    size = (columns * (width + gap) + gap, len(rows) * (height + line + gap) + gap)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for i, row in enumerate(rows):
         for j, (caption, _) in enumerate(row):
             picture = pictures[i][j]
-            left, top = MARGIN + j * (width + MARGIN), MARGIN + i * (height + line + MARGIN)
+            left, top = gap + j * (width + gap), gap + i * (height + line + gap)
             sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
             text = _shortened(caption, font, width)
             draw.text((left + width / 2, top + height + MARGIN // 2), text, fill=INK, font=font, anchor="ma")
@@ -106,6 +108,56 @@ def mask_sheet(masks: Sequence[np.ndarray]) -> Image.Image:
     """Masks, boolean (H, W), white where missing, each with the share that is missing."""
     cells = [(f"{missing.mean():.1%}", np.where(missing, 255, 0).astype(np.uint8)) for missing in masks]
     return contact_sheet(_wrapped(cells, min(max(math.isqrt(len(cells) - 1) + 1, 4), 16) if cells else 1))
+
+
+def sample_sheet(samples: np.ndarray) -> Image.Image:
+    """Images uint8 (N, H, W, C) in their order, on a grid about as high as wide, with thin gaps and no captions."""
+    columns = math.isqrt(len(samples) - 1) + 1
+    return contact_sheet(_wrapped([("", one) for one in samples], columns), _small_cell(samples[0], columns), THIN)
+
+
+def group_sheet(
+    groups: Sequence[tuple[str, Sequence[Sequence[np.ndarray]]]], names: Sequence[str], most_columns: int = 18
+) -> Image.Image:
+    """Captioned groups of columns of images, all of one size, side by side, as in the paper's figure 3.
+
+    Each column has an image for each of `names`, which stand at the left; the first row stands off from the others.
+    Groups are wrapped into bands of at most `most_columns` columns.
+    """
+    widest = max(len(columns) for _, columns in groups)
+    bands = [
+        list(groups[i : i + step]) for step in [max(1, most_columns // widest)] for i in range(0, len(groups), step)
+    ]
+    example = groups[0][1][0][0]
+    height, width = example.shape[:2]
+    factor = _small_cell(example, max(len(bands[0]) * widest, 4)) / max(height, width)
+    height, width = round(height * factor), round(width * factor)
+    font = ImageFont.load_default(13)
+    line = math.ceil(sum(font.getmetrics())) + THIN
+    gutter = math.ceil(max(map(font.getlength, names))) + 2 * MARGIN
+    span = widest * (width + THIN) + MARGIN  # of a group
+    tall = line + len(names) * (height + THIN) + 2 * MARGIN  # of a band
+    most = max(map(len, bands))
+    sheet = Image.new("RGB", (gutter + most * span, len(bands) * tall + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for b, band in enumerate(bands):
+        top = MARGIN + b * tall
+        rows = [top + line + i * (height + THIN) + (MARGIN if i else 0) for i in range(len(names))]
+        for name, y in zip(names, rows, strict=True):
+            draw.text((gutter - MARGIN, y + height / 2), name, fill=INK, font=font, anchor="rm")
+        for g, (caption, columns) in enumerate(band):
+            left = gutter + g * span
+            draw.text((left, top), _shortened(caption, font, span - MARGIN), fill=INK, font=font)
+            for c, images in enumerate(columns):
+                for image, y in zip(images, rows, strict=True):
+                    sheet.paste(_scaled(image, max(height, width)), (left + c * (width + THIN), y))
+    return sheet
+
+
+def _small_cell(image: np.ndarray, columns: int) -> int:
+    """The longest side of cells that are many: its pixels a whole number of times, some SHEET pixels in all a row."""
+    side = max(image.shape[:2])
+    return side * max(1, min(USUAL, SHEET // columns) // side)
 
 
 def _wrapped(cells: list[Cell], columns: int) -> list[list[Cell]]:

@@ -120,3 +120,36 @@ def test_masks_are_white_where_missing():
     for i, row in enumerate(expected):
         for j, value in enumerate(row):
             assert cell_centre(sheet, i, j, 2, 4) == (value,) * 3
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (5, 3, 2), (64, 8, 8), (65, 9, 8)])
+def test_samples_lie_on_a_grid_about_square_with_thin_gaps(count, columns, rows):
+    samples = np.repeat(np.arange(count, dtype=np.uint8), 28 * 28).reshape(count, 28, 28, 1)
+    sheet = plots.sample_sheet(samples)
+    side = (sheet.width - plots.THIN) // columns - plots.THIN
+    assert sheet.size == tuple(n * (side + plots.THIN) + plots.THIN for n in (columns, rows))
+    assert side % 28 == 0
+    assert sheet.width <= plots.SHEET + (columns + 1) * plots.THIN
+    for i in range(count):
+        assert cell_centre(sheet, i // columns, i % columns, rows, columns) == (i,) * 3
+
+
+def test_groups_of_columns_lie_in_bands_with_names_at_the_left():
+    columns = [[flat((10 * c + i, 0, 255), 28, 28) for i in range(3)] for c in range(5)]
+    groups = [("first", columns[:2]), ("second", columns[2:4]), ("third", columns[4:])]
+    sheet = plots.group_sheet(groups, ["test image", "k = 1", "k = 2"], most_columns=4)
+    found = np.asarray(sheet)
+    places = {}
+    for value in (10 * c + i for c in range(5) for i in range(3)):
+        rows, across = np.nonzero((found == (value, 0, 255)).all(-1))
+        size = rows.max() - rows.min() + 1
+        assert size == across.max() - across.min() + 1 and size % 28 == 0
+        assert len(rows) == size**2  # all of it, and nothing over it
+        places[value] = (rows.min(), across.min())
+    tops = [places[10 * c][0] for c in range(5)]
+    lefts = [places[10 * c][1] for c in range(5)]
+    assert tops[0] == tops[1] == tops[2] == tops[3] < places[2][0] < tops[4]
+    assert lefts[0] == lefts[4] < lefts[1] < lefts[2] < lefts[3]
+    assert lefts[2] - lefts[1] > lefts[1] - lefts[0]
+    assert places[2][0] - places[1][0] < places[1][0] - places[0][0]
+    assert (found[tops[0] :, : lefts[0]] != plots.BACKGROUND).any()
