@@ -3,7 +3,7 @@
     python benchmarks/release.py runs/faces --temperature 1,0.3,0.3,0 --scores scores.json --data-name "CelebA ..."
 
 `--scores` is what `inpainting_quality.py --json` wrote; of it the card keeps the rows of the model and what they were
-measured on.
+measured on. `--eval` is what `matfill eval --json` wrote, once for each mask; the card keeps all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main() -> None:
     add("--name", default="faces", help="of the bundled weights (default: %(default)s)")
     add("--temperature", help="one number, or one per level, coarsest first (default: what the weights have)")
     add("--scores", type=Path, help="JSON of inpainting_quality.py")
+    add("--eval", type=Path, action="append", default=[], help="JSON of matfill eval; repeatable")
     add("--data-name", help="what the data is, and what its terms allow")
     options = parser.parse_args()
     model, card = load_weights(options.run)
@@ -36,6 +37,8 @@ def main() -> None:
         own = {name.split(", ")[-1]: row for name, row in report["methods"].items() if name.startswith("matfill")}
         kept = ("date", "machine", "images", "mask", "missing_share")
         card["scores"] = {key: report[key] for key in kept} | own
+    if options.eval:
+        card["likelihood"] = {found["mask"]: found for found in map(json.loads, map(Path.read_text, options.eval))}
     if options.data_name:
         card["data"]["name"] = options.data_name
     path = Path(__file__).parent.parent / "weights" / f"{options.name}.safetensors"
