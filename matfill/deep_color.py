@@ -9,14 +9,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 # PNG colour type by number of channels: grey, grey + alpha, RGB, RGB + alpha
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def read_16bit(path: Path) -> np.ndarray | None:
-    """Upright uint16 (H, W, C) of a 16-bit PNG or TIFF: C = 2 grey + alpha, 3 RGB, 4 RGB + alpha.
+    """uint16 (H, W, C) of a 16-bit PNG or TIFF: C = 2 grey + alpha, 3 RGB, 4 RGB + alpha or CMYK; TIFF's are upright.
 
     None for any other file; 16-bit grey is left to Pillow, which keeps it. Raises what Pillow raises.
     """
@@ -26,7 +26,7 @@ def read_16bit(path: Path) -> np.ndarray | None:
         layout = _layout(image.tile[0].args)
     if layout == "LA;16B":  # as wide as 8-bit RGBA, so that it can be read as such: both bytes of grey, both of alpha
         return _read_as(path, "RGBA").view(">u2").astype(np.uint16)
-    if not (match := re.fullmatch(r"(RGBA?);16([BLN])", layout)):
+    if not (match := re.fullmatch(r"(RGBA?|CMYK);16([BLN])", layout)):
         return None
     # Pillow keeps the high byte of each value. Told of the other byte order, it keeps the low one.
     mode, order = match.groups()
@@ -35,30 +35,21 @@ def read_16bit(path: Path) -> np.ndarray | None:
     return _read_as(path, layout).astype(np.uint16) << 8 | low
 
 
-def encode_png(
-    pixels: np.ndarray,
-    *,
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
     """A PNG file of uint16 pixels (H, W, C), C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, COLOR_TYPES[channels], 0, 0, 0)
-    parts = [b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", header)]
-    if icc_profile:
-        parts.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
-    if dpi:
-        parts.append(_chunk(b"pHYs", struct.pack(">IIB", *(round(x / 0.0254) for x in dpi), 1)))
-    if exif:
-        parts.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     values = np.ascontiguousarray(pixels, dtype=">u2").view(np.uint8).reshape(height, -1)
     rows = np.empty((height, 1 + values.shape[1]), np.uint8)
     rows[:, 0] = 1  # filter "Sub": each byte less its left neighbour's, which compresses far better
     rows[:, 1:] = values
     rows[:, 1 + 2 * channels :] -= values[:, : -2 * channels]
-    parts += [_chunk(b"IDAT", zlib.compress(rows.data)), _chunk(b"IEND", b"")]
-    return b"".join(parts)
+    parts = (png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(rows.data)), png_chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _layout(args: object) -> str:
@@ -67,14 +58,10 @@ def _layout(args: object) -> str:
 
 
 def _read_as(path: Path, layout: str) -> np.ndarray:
-    """The file's upright uint8 pixels (H, W, C), its values taken to lie as `layout` says."""
+    """The file's uint8 pixels (H, W, C), its values taken to lie as `layout` says."""
     with Image.open(path) as image:
         image.tile = [
             tile._replace(args=(layout, *tile.args[1:]) if isinstance(tile.args, tuple) else layout)
             for tile in image.tile
         ]
-        return np.array(ImageOps.exif_transpose(image))
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return np.array(image)

@@ -3,6 +3,8 @@
 The message says what was wrong with what, and how to mend it, in one line: the command line prints it as it is.
 """
 
+import unicodedata
+
 
 class MatfillError(Exception):
     """Base of all errors below; anything else that escapes the library is a bug."""
@@ -26,3 +28,8 @@ class DataError(MatfillError):
 
 class ConfigError(MatfillError):
     """A configuration names an unknown field or an impossible combination."""
+
+
+def one_line(text: object) -> str:
+    """As it can be shown: names of files may hold line breaks and escape codes."""
+    return "".join("?" if unicodedata.category(char) == "Cc" else char for char in str(text))

@@ -4,38 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from matfill.errors import ImageError
+
+LINKS = "/proc/self/fd"  # Linux has a link here to each open file
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file open for writing that becomes `path` when the block ends, or vanishes when it raises.
 
+    On Linux it has no name before it is whole, so that not even a process that is killed leaves anything behind.
     Raises the OSErrors of the system as they come (no such folder, no permission, no space).
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".tmp")
+    handle, temporary = _unnamed(path.parent), None
+    if handle is None:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".tmp")
     try:
         with open(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if temporary is None:
+                temporary = _name(file.fileno(), path)
         os.chmod(temporary, _usual_mode(path))
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         raise
     _flush_folder(path.parent)
+
+
+def _unnamed(folder: Path) -> int | None:
+    """A handle of a new file in `folder` that has no name yet; None where the system has no such thing."""
+    if not (hasattr(os, "O_TMPFILE") and os.path.isdir(LINKS)):
+        return None
+    with contextlib.suppress(OSError):  # some file systems have none either; what is wrong with the folder shows later
+        return os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    return None
+
+
+def _name(handle: int, path: Path) -> str:
+    """Give an unnamed file a temporary name beside `path`, and return it."""
+    while True:
+        temporary = str(path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+        with contextlib.suppress(FileExistsError):
+            os.link(f"{LINKS}/{handle}", temporary, src_dir_fd=handle)  # any handle: it makes Python follow the link
+            return temporary
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path`, all of it or nothing. Raises OSError like `atomic_file`."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def make_folder(folder: Path) -> None:
+    """With those above it; it may be there already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, os.stat_result]]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from matfill.errors import ConfigError, MaskError
 from matfill.images import Photo
-from matfill.model import ConditionalMatNet, push_pull
+from matfill.model import MatNet, push_pull
 from matfill.stacks import Noise
 
 BATCH = 32  # images in one pass
@@ -51,24 +51,27 @@ def row_noise(seeds: Sequence[Sequence[int]]) -> Noise:
 
 @torch.inference_mode()
 def fill(
-    model: ConditionalMatNet, x: Tensor, missing: Tensor, seeds: Sequence[Sequence[int]], temperature: tuple[float, ...]
+    model: MatNet, x: Tensor, missing: Tensor, seeds: Sequence[Sequence[int]], temperature: tuple[float, ...]
 ) -> Tensor:
     """x (B, C, S, S) in [0, 1] with its missing (B, 1, S, S) pixels filled, one sample each, drawn with seeds[i].
 
-    S is the model's image_size. Observed pixels come back exactly as they were.
+    S is the model's image_size. Observed pixels come back exactly as they were; a model of binary images sees them in
+    black and white.
     """
+    binary = model.config.output == "bernoulli"
     device = model.mean_image.device
     out = []
     for i in range(0, len(x), BATCH):
         part, hole = x[i : i + BATCH].to(device), missing[i : i + BATCH].to(device)
         noise = row_noise(seeds[i : i + BATCH])
-        trace = model.generate(part, hole, lambda shape, noise=noise: noise(shape).to(device), temperature)
+        seen = (part >= 0.5).to(part.dtype) if binary else part
+        trace = model.generate(seen, hole, lambda shape, noise=noise: noise(shape).to(device), temperature)
         out.append(model.compose(part, trace).cpu())
     return torch.cat(out)
 
 
 def fill_batch(
-    model: ConditionalMatNet,
+    model: MatNet,
     images: np.ndarray,
     missing: np.ndarray,
     *,
@@ -90,7 +93,7 @@ def fill_batch(
 
 
 def inpaint(
-    model: ConditionalMatNet,
+    model: MatNet,
     photo: Photo,
     missing: np.ndarray,
     *,

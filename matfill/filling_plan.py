@@ -1,0 +1,148 @@
+"""Which photo files become which files: what is wanted of each, and where it goes.
+
+The seed of each photo is a function of its name, so that it matters neither what else is in the folder nor which
+process fills it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from matfill.errors import ImageError
+from matfill.files import walk
+from matfill.formats import BY_SUFFIX, format_of, register_plugins
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written of each photo, and how."""
+
+    samples: int = 1  #: files of samples
+    mean: bool = False
+    uncertainty: bool = False
+    mask: bool = False
+    sheet: bool = False
+    quality: int | None = None  #: 1 to 100; None keeps a JPEG file's own
+    strip: bool = False  #: leave EXIF, GPS, texts behind
+    overwrite: bool = False
+
+    def names(self, stem: str, suffix: str) -> dict[str, str]:
+        """File names by what they hold: "1" ... a sample, "mean", "uncertainty", "mask", "sheet"."""
+        samples = {str(i): f"{stem}_{i}{suffix}" for i in range(1, self.samples + 1)}
+        names = samples if self.samples > 1 else {"1": f"{stem}{suffix}"}
+        extra = {"mean": suffix, "uncertainty": ".png", "mask": ".png", "sheet": ".png"}
+        return names | {kind: f"{stem}_{kind}{end}" for kind, end in extra.items() if getattr(self, kind)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to fill."""
+
+    path: Path
+    name: PurePath  #: of the photo, below the folder that was named
+    seed: int
+    outputs: dict[str, Path]  #: by what they hold, see Wanted.names
+    format: str | None = None  #: the format that the outputs' extension stands for, where the user chose one
+
+
+def plan(photos: Sequence[Path], out: str | Path, seed: int, wanted: Wanted) -> list[Job]:
+    """The jobs of photo files and of all photos in folders; outputs go below `out`, in the folders' own structure.
+
+    A single file is filled under `seed` itself, and `out` may name the file to write; otherwise each has its own seed,
+    drawn from `seed` and its name. ImageError where there is no photo, or where an output would replace one.
+    """
+    out, is_folder = Path(out), str(out).endswith(("/", os.sep))
+    found = list(_photos(photos, out))
+    if not found:
+        raise ImageError(f"there is no image file in {', '.join(map(str, photos))}; check the path")
+    alone = len(photos) == 1 and not os.path.isdir(photos[0])
+    if alone and out.suffix and not is_folder and not os.path.isdir(out):
+        try:
+            name = format_of(out)
+        except ImageError as error:
+            raise ImageError(f"cannot save {out}: {error}") from None
+        outputs = {kind: out.parent / file for kind, file in wanted.names(out.stem, out.suffix).items()}
+        jobs = [Job(found[0][0], found[0][1], seed, outputs, name)]
+    else:
+        names = _outputs([name for _, name in found], wanted)
+        jobs = [
+            Job(path, name, seed if alone else seed_of(seed, name), {kind: out / file for kind, file in files.items()})
+            for (path, name), files in zip(found, names, strict=True)
+        ]
+    originals = {_file(path) for path, _ in found} - {None}
+    for job in jobs:
+        for path in job.outputs.values():
+            if _file(path) in originals:
+                raise ImageError(f"{path} would replace a photo; choose another place with -o")
+    return jobs
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """What a path leads to, whatever its spelling; None where there is nothing."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def seed_of(seed: int, name: PurePath) -> int:
+    """The seed of one photo among several."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()[:4], "big")
+
+
+def _photos(photos: Sequence[Path], out: Path) -> Iterator[tuple[Path, PurePath]]:
+    """Every photo file, and its name below its folder."""
+    register_plugins()
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN} | set(BY_SUFFIX)
+    results = os.path.realpath(out)
+    real = functools.cache(os.path.realpath)
+    for top in photos:
+        if not os.path.isdir(top):
+            yield top, PurePath(top.name)
+            continue
+        if os.path.realpath(top) == results:
+            raise ImageError(f"{out} is where the photos are; choose another folder with -o")
+        try:
+            for path, _ in walk(top):
+                earlier = f"{real(path.parent)}{os.sep}".startswith(
+                    f"{results}{os.sep}"
+                )  # result, in a folder of photos
+                if path.suffix.lower() in known and not earlier:
+                    yield path, PurePath(path.relative_to(top))
+        except OSError as error:
+            raise ImageError(f"cannot list {error.filename or top}: {error.strerror}") from None
+
+
+def _outputs(names: Sequence[PurePath], wanted: Wanted) -> list[dict[str, str]]:
+    """Paths below the output folder, as `Wanted.names` has them, of each photo; no two are the same anywhere."""
+    stems = [name.stem for name in names]
+    for attempt in itertools.count():
+        files = []
+        for name, stem in zip(names, stems, strict=True):
+            suffix = name.suffix if name.suffix.lower() in BY_SUFFIX else ".png"
+            parent = name.parent
+            files.append({kind: str(parent / file) for kind, file in wanted.names(stem, suffix).items()})
+        taken = Counter(_folded(path) for paths in files for path in paths.values())
+        clashes = [i for i, paths in enumerate(files) if any(taken[_folded(path)] > 1 for path in paths.values())]
+        if not clashes:
+            return files
+        for i in clashes:
+            stems[i] = f"{names[i].stem}_{names[i].suffix[1:]}" + (f"_{i + 1}" + "_" * attempt if attempt else "")
+    raise AssertionError
+
+
+def _folded(path: str) -> str:
+    """The same for paths that some file system takes for one."""
+    return unicodedata.normalize("NFC", path).casefold()

@@ -1,0 +1,288 @@
+"""matfill from Python: pictures in, pictures out.
+
+    import matfill
+
+    model = matfill.load("faces")
+    result = model.inpaint(image, missing, samples=4, seed=0)
+    result.samples[0].save("filled.png")
+
+A picture is a PIL image or a NumPy array and comes back as what it was: of the same kind, size, mode or dtype (but
+palettes come back as RGB), and exactly the same outside the hole. The command line goes through the same class.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from matfill import bounds, holes, inpainting
+from matfill.checkpoint import load_weights
+from matfill.devices import pick_device
+from matfill.errors import ImageError, MaskError
+from matfill.holes import Hole
+from matfill.images import Origin, Photo, mask_of, plain
+from matfill.inpainting import Fillings
+from matfill.model import MatNet
+from matfill.stacks import from_posterior
+
+Picture = Image.Image | np.ndarray
+Missing = Picture | str | Sequence[str]
+SCORE_ROWS = 16
+SCORE_SAMPLES = 2 * SCORE_ROWS  # importance samples of a bound; of more, one learns little about one photo
+
+
+class Work(Protocol):
+    """One photo of many, as `Inpainter.fill_all` takes them."""
+
+    photo: Photo
+    seed: int
+
+    @property
+    def missing(self) -> np.ndarray: ...
+
+
+SomeWork = TypeVar("SomeWork", bound=Work)
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainted:
+    """The fillings of one picture. All pictures are of the kind that was handed in."""
+
+    samples: list[Any]  #: PIL images or arrays
+    mean: Any  #: their mean
+    std: np.ndarray  #: float32 (H, W), their standard deviation, of a full range of 1; 0 outside the hole
+    missing: np.ndarray  #: bool (H, W), the hole as it was filled
+    seed: int  #: that gives the same again
+
+
+def load(weights: str | os.PathLike[str] = "faces", device: str = "auto") -> Inpainter:
+    """A model that fills pictures: a bundled name (see `matfill info`), a weights file, or a run folder.
+
+    `device` is auto, cpu, cuda or mps. WeightsError or ConfigError where there is none such.
+    """
+    model, card = load_weights(weights)
+    return Inpainter(model.to(pick_device(device)), card)
+
+
+class Inpainter:
+    """A model on a device, ready to fill."""
+
+    def __init__(self, model: MatNet, card: dict[str, Any]):
+        self.model = model
+        self.card = card  #: what the weights file says of itself
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.mean_image.device
+
+    def inpaint(
+        self,
+        image: Picture,
+        missing: Missing,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        temperature: float | Sequence[float] | None = None,
+        grow: int = 0,
+        feather: int = 0,
+    ) -> Inpainted:
+        """Fill what is missing in a picture, `samples` times.
+
+        image: a PIL image of any mode with 8 or 16 bits, or an array (H, W) or (H, W, C), C = 1 grey, 2 grey and
+            alpha, 3 RGB, 4 RGBA: uint8, uint16, or floating point from 0 to 1. EXIF's orientation is not applied.
+        missing: a boolean array (H, W), True where the picture is to be filled; a PIL image, white there; or what
+            `--mask` takes ("center64", "box:10,20,64,48", "alpha", a path), one or several to be united.
+        temperature: how boldly to draw, one number or one per level, coarsest first; by default what the weights say.
+        grow, feather: pixels by which the hole is made larger, and over which a filling fades in from its edge.
+
+        ImageError, MaskError or ConfigError where something does not fit.
+        """
+        if samples < 1 or seed < 0 or grow < 0 or feather < 0:
+            raise MaskError("samples must be 1 or more, and seed, grow and feather 0 or more")
+        photo, back = _open(image)
+        hole = _hole(missing, photo, seed, grow, feather)
+        filled = self.fill(photo, hole.missing, samples=samples, seed=seed, temperature=self.temperatures(temperature))
+        return Inpainted(
+            [back(hole.finish(photo, one), hole) for one in filled.samples],
+            back(hole.finish(photo, filled.mean), hole),
+            hole.fade(filled.std),
+            hole.missing,
+            seed,
+        )
+
+    def score(self, image: Picture, missing: Missing, *, samples: int = SCORE_SAMPLES, seed: int = 0) -> float:
+        """How improbable is what the picture really has where it is said to be `missing`, given the rest.
+
+        An upper bound on the negative log-likelihood, importance-weighted with that many samples, in bits per missing
+        value, as the model sees the picture: the whole of it, squeezed to the model's own size, with 8 bits. Of two
+        pictures of one hole, the one that scores less is the more probable. Takes and raises what `inpaint` does.
+        """
+        if samples < 1 or seed < 0:
+            raise MaskError("samples must be 1 or more, and seed 0 or more")
+        photo, _ = _open(image)
+        return self.bits_per_dim(photo, _hole(missing, photo, seed, 0, 0).missing, samples=samples, seed=seed)
+
+    def temperatures(self, temperature: float | Sequence[float] | None = None) -> tuple[float, ...]:
+        """One temperature per level; those of the weights where None is given."""
+        given = self.card.get("temperature", 1.0) if temperature is None else temperature
+        return inpainting.temperatures(given, len(self.model.config.levels))
+
+    def fill(
+        self, photo: Photo, missing: np.ndarray, *, samples: int, seed: int, temperature: tuple[float, ...]
+    ) -> Fillings:
+        """Fillings of one photo, as the engine gives them: neither feathered nor opaque yet."""
+        return inpainting.inpaint(self.model, photo, missing, samples=samples, seed=seed, temperature=temperature)
+
+    @torch.inference_mode()
+    def bits_per_dim(self, photo: Photo, missing: np.ndarray, *, samples: int = SCORE_SAMPLES, seed: int = 0) -> float:
+        """What `score` says, of a photo."""
+        config = self.model.config
+        pixels = torch.from_numpy(photo.view(config.image_channels)).movedim(-1, 0)[None]
+        _, hole = inpainting.squeeze(pixels, torch.from_numpy(missing)[None, None], config.image_size)
+        size = (config.image_size, config.image_size)
+        if pixels.shape[2:] != size:
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+        x, hole = (pixels.clamp(0, 1) * 255).round().to(self.device) / 255, hole.to(self.device)
+        if config.output == "bernoulli":
+            x = (x >= 0.5).to(x.dtype)
+        chance = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices say the same
+
+        def noise(shape: Sequence[int]) -> torch.Tensor:
+            return torch.randn(*shape, generator=chance).to(self.device)
+
+        rows = min(samples, SCORE_ROWS)  # samples in one pass
+        encoded = self.model.encode(x.expand(rows, -1, -1, -1), hole.expand(rows, -1, -1, -1), infer=True)
+        weights = [
+            bounds.log_weight(self.model.decode(encoded, from_posterior(noise), noise)).double()
+            for _ in range(0, samples, rows)
+        ]
+        nats = math.log(samples) - torch.cat(weights)[:samples].logsumexp(0)
+        return float(nats / hole.sum() / config.image_channels / math.log(2))
+
+    def fill_all(
+        self,
+        works: Iterable[SomeWork],
+        *,
+        samples: int,
+        temperature: tuple[float, ...],
+        best: bool = False,
+        score: bool = False,
+    ) -> Iterator[tuple[SomeWork, Fillings | Exception, dict[str, Any]]]:
+        """Fillings of many photos, each under its own seed; what cannot be filled comes back as the error it raised.
+
+        With each comes what there is to say of it: with `score` the bits_per_dim of what the photo really has in the
+        hole; with `best`, which keeps the most probable sample alone, under "best" its number and its bits_per_dim.
+        Works are taken as they are needed, so that they may be read meanwhile.
+        """
+        for work in works:
+            found: dict[str, Any] = {}
+            try:
+                filled = self.fill(work.photo, work.missing, samples=samples, seed=work.seed, temperature=temperature)
+                if score:
+                    found["bits_per_dim"] = self.bits_per_dim(work.photo, work.missing, seed=work.seed)
+                if best:
+                    scores = [self.bits_per_dim(one, work.missing, seed=work.seed) for one in filled.samples]
+                    which = int(np.argmin(scores))
+                    found["best"] = {"sample": which + 1, "bits_per_dim": scores[which]}
+                    filled = replace(filled, samples=[filled.samples[which]])
+                yield work, filled, found
+            except Exception as error:  # of a batch of thousands, one must not end all
+                yield work, error, {}
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+Back = Callable[[Photo, Hole], Picture]
+
+
+def _open(image: Picture) -> tuple[Photo, Back]:
+    """A picture as a photo, and what makes a picture of its kind out of a filled photo."""
+    if isinstance(image, Image.Image):
+        return _open_image(image)
+    if isinstance(image, np.ndarray):
+        return _open_array(image)
+    raise ImageError(f"the image is a {type(image).__name__}; give a PIL image or a NumPy array")
+
+
+def _open_image(image: Image.Image) -> tuple[Photo, Back]:
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "PSD"):
+        raise ImageError("the image holds several frames; give a copy of the one you mean")
+    try:
+        values = plain(image)
+        pixels = np.asarray(values).reshape(values.height, values.width, -1)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads a file only when asked for its pixels
+        raise ImageError(f"the image cannot be read: {error}") from None
+    mode, info = values.mode, {key: value for key, value in image.info.items() if key != "transparency"}
+    photo = Photo(*_split(pixels, mode.endswith("A")), Origin(icc_profile=image.info.get("icc_profile")))
+
+    def back(filled: Photo, _hole: Hole) -> Image.Image:
+        joined = _join(filled)
+        if mode == "CMYK":
+            out = Image.frombytes(mode, image.size, joined.tobytes())
+        else:
+            out = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
+        out.info = dict(info)
+        return out
+
+    return photo, back
+
+
+def _open_array(array: np.ndarray) -> tuple[Photo, Back]:
+    if array.ndim not in (2, 3) or not array.size or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ImageError(f"the array is of shape {array.shape}; give (height, width) or (height, width, 1 to 4)")
+    floating = np.issubdtype(array.dtype, np.floating)
+    if not floating and array.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"the array is of {array.dtype}; give uint8, uint16, or floating point from 0 to 1")
+    if floating and not (array.min() >= 0 and array.max() <= 1):
+        raise ImageError("the array is not between 0 and 1; divide it by its white, such as 255")
+    pixels = array.reshape(*array.shape[:2], -1)
+    if floating:
+        pixels = np.rint(pixels * 65535.0).astype(np.uint16)
+    photo = Photo(*_split(pixels, pixels.shape[2] in (2, 4)))
+
+    def back(filled: Photo, hole: Hole) -> np.ndarray:
+        joined = _join(filled).reshape(array.shape)
+        if not floating:
+            return joined
+        out = array.copy()
+        out[hole.missing] = joined[hole.missing] / 65535.0
+        return out
+
+    return photo, back
+
+
+def _split(pixels: np.ndarray, has_alpha: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H, W, C) and alpha (H, W)."""
+    if not has_alpha:
+        return pixels, None
+    return np.ascontiguousarray(pixels[..., :-1]), np.ascontiguousarray(pixels[..., -1])
+
+
+def _join(photo: Photo) -> np.ndarray:
+    return photo.pixels if photo.alpha is None else np.concatenate((photo.pixels, photo.alpha[..., None]), axis=2)
+
+
+def _hole(missing: Missing, photo: Photo, seed: int, grow: int, feather: int) -> Hole:
+    if isinstance(missing, str):
+        missing = [missing]
+    if isinstance(missing, Image.Image):
+        missing = mask_of(missing)
+    if isinstance(missing, np.ndarray):
+        if missing.dtype != bool:
+            raise MaskError(f"missing is an array of {missing.dtype}; give booleans, such as mask >= 128")
+        missing = missing[..., 0] if missing.ndim == 3 and missing.shape[2] == 1 else missing
+        if missing.shape != (photo.height, photo.width):
+            size = "x".join(map(str, missing.shape[::-1]))
+            raise MaskError(f"missing is {size} but the image {photo.width}x{photo.height}; make them the same")
+        return holes.make_hole(missing, grow, feather)
+    if not isinstance(missing, Sequence) or not all(isinstance(text, str) for text in missing) or not missing:
+        raise MaskError("missing is neither a boolean array, nor a PIL image, nor a mask in words")
+    return holes.parse(missing, grow=grow, feather=feather).hole(photo, seed=seed)
