@@ -38,7 +38,8 @@ def main() -> None:
         kept = ("date", "machine", "images", "mask", "missing_share")
         card["scores"] = {key: report[key] for key in kept} | own
     if options.eval:
-        card["likelihood"] = {found["mask"]: found for found in map(json.loads, map(Path.read_text, options.eval))}
+        found = [json.loads(path.read_text()) for path in options.eval]
+        card["scores"] = card.get("scores", {}) | {one["mask"]: one for one in found}
     if options.data_name:
         card["data"]["name"] = options.data_name
     path = Path(__file__).parent.parent / "weights" / f"{options.name}.safetensors"
