@@ -89,6 +89,7 @@ def test_what_is_there_is_skipped_and_what_is_not_is_made(here):
     first = do(["in"], samples=2)
     whole = {name: Path("out", name).read_bytes() for name in tree()}
     Path("out/a_1.png").write_bytes(b"mine")
+    Path("out/b_1.png").write_bytes(b"mine, too")
     Path("out/b_2.png").unlink()
     Path("out/c_1.png").unlink()
     Path("out/c_2.png").unlink()
@@ -96,7 +97,8 @@ def test_what_is_there_is_skipped_and_what_is_not_is_made(here):
     assert [again[name]["status"] for name in sorted(again)] == ["skipped", "filled", "filled"]
     assert again["in/a.png"]["output"] == first["in/a.png"]["output"]
     assert Path("out/a_1.png").read_bytes() == b"mine"
-    for name in tree() - {"a_1.png"}:
+    assert Path("out/b_1.png").read_bytes() == b"mine, too"
+    for name in tree() - {"a_1.png", "b_1.png"}:
         assert Path("out", name).read_bytes() == whole[name]
     do(["in"], samples=2, overwrite=True)
     assert {name: Path("out", name).read_bytes() for name in tree()} == whole
@@ -193,6 +195,17 @@ def test_an_engine_may_take_several_photos_before_it_gives_any_back(here):
     assert {entry["status"] for entry in do(["in"], fill=lambda works, n: fill_all(list(works), n)).values()} == {
         "filled"
     }
+
+
+def test_content_counts_and_not_the_name(here):
+    photos("in/a.png")
+    Path("in/a.png").rename("in/a.jpg")
+    do(["in"])
+    with Image.open("out/a.jpg") as image:
+        assert image.format == "PNG"
+    do(["in/a.jpg"], out="chosen.jpg")
+    with Image.open("chosen.jpg") as image:
+        assert image.format == "JPEG"
 
 
 def test_metadata_are_stripped_where_asked(here):

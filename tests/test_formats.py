@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
-from matfill import formats, tiff
+from matfill import deep_color, exif, formats, tiff
 from matfill.errors import ImageError
 from matfill.formats import FORMATS, Origin
 from matfill.images import Photo, load_photo, save_photo
@@ -233,9 +233,9 @@ def test_what_is_said_in_xmp_alone_is_turned_and_never_twice(tmp_path, name):
 
 
 def test_what_is_too_long_for_jpeg_is_left_out(tmp_path):
-    exif = camera()
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = bytes(70_000)
-    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=exif)
+    block = camera()
+    block.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = bytes(70_000)
+    Image.fromarray(smooth()).save(tmp_path / "a.png", exif=block)
     again(tmp_path / "a.png", tmp_path / "b.jpg")
     again(tmp_path / "a.png", tmp_path / "b.png")
     with Image.open(tmp_path / "b.jpg") as jpeg, Image.open(tmp_path / "b.png") as png:
@@ -258,6 +258,24 @@ def test_tiff_comes_out_upright_and_compressed_as_before(tmp_path, rng, orientat
         assert image.getexif()[ExifTags.Base.Orientation] == 1
         assert (image.info["compression"] == "raw") != compress
     np.testing.assert_array_equal(load_photo(tmp_path / "b.tif").pixels[4:], photo.pixels[4:])
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_16_bits_are_turned_upright_too(tmp_path, rng, orientation, channels, kind):
+    upright = rng.integers(0, 65536, (20, 30, channels), dtype=np.uint16)
+    stored = np.ascontiguousarray(exif.as_stored(upright, orientation))
+    block = camera(orientation).tobytes()
+    if kind == "tif":
+        data = tiff.encode(stored, exif=block)
+    else:
+        data = deep_color.encode_png(stored)
+        data = data[:33] + deep_color.png_chunk(b"eXIf", block.removeprefix(exif.PREFIX)) + data[33:]
+    (tmp_path / f"a.{kind}").write_bytes(data)
+    np.testing.assert_array_equal(load_photo(tmp_path / f"a.{kind}").pixels, upright)
+    again(tmp_path / f"a.{kind}", tmp_path / f"b.{kind}")
+    np.testing.assert_array_equal(load_photo(tmp_path / f"b.{kind}").pixels[4:], upright[4:])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
