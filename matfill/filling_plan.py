@@ -55,14 +55,20 @@ class Job:
     format: str | None = None  #: the format that the outputs' extension stands for, where the user chose one
 
 
-def plan(photos: Sequence[Path], out: str | Path, seed: int, wanted: Wanted) -> list[Job]:
+def plan(
+    photos: Sequence[Path], out: str | Path, seed: int, wanted: Wanted, masks: Sequence[str | Path] = ()
+) -> list[Job]:
     """The jobs of photo files and of all photos in folders; outputs go below `out`, in the folders' own structure.
 
     A single file is filled under `seed` itself, and `out` may name the file to write; otherwise each has its own seed,
-    drawn from `seed` and its name. ImageError where there is no photo, or where an output would replace one.
+    drawn from `seed` and its name. What lies in `out` or is one of the `masks`, files or folders of them, is no photo.
+    ImageError where there is no photo, or where an output would replace a photo or a mask.
     """
     out, is_folder = Path(out), str(out).endswith(("/", os.sep))
-    found = list(_photos(photos, out))
+    tops = {os.path.realpath(top) for top in photos}
+    if os.path.isdir(out) and any(_file(out) == _file(path) for path in (*photos, *masks)):
+        raise ImageError(f"{out} is where the photos or their masks are; choose another folder with -o")
+    found = list(_photos(photos, {os.path.realpath(path) for path in (out, *masks)} - tops))
     if not found:
         raise ImageError(f"there is no image file in {', '.join(map(str, photos))}; check the path")
     alone = len(photos) == 1 and not os.path.isdir(photos[0])
@@ -79,15 +85,15 @@ def plan(photos: Sequence[Path], out: str | Path, seed: int, wanted: Wanted) -> 
             Job(path, name, seed if alone else seed_of(seed, name), {kind: out / file for kind, file in files.items()})
             for (path, name), files in zip(found, names, strict=True)
         ]
-    originals = {_file(path) for path, _ in found} - {None}
+    originals = {_file(path) for path in (*masks, *(path for path, _ in found))} - {None}
     for job in jobs:
         for path in job.outputs.values():
             if _file(path) in originals:
-                raise ImageError(f"{path} would replace a photo; choose another place with -o")
+                raise ImageError(f"{path} would replace a photo or a mask; choose another place with -o")
     return jobs
 
 
-def _file(path: Path) -> tuple[int, int] | None:
+def _file(path: str | Path) -> tuple[int, int] | None:
     """What a path leads to, whatever its spelling; None where there is nothing."""
     try:
         status = os.stat(path)
@@ -101,25 +107,24 @@ def seed_of(seed: int, name: PurePath) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()[:4], "big")
 
 
-def _photos(photos: Sequence[Path], out: Path) -> Iterator[tuple[Path, PurePath]]:
-    """Every photo file, and its name below its folder."""
+def _photos(photos: Sequence[Path], others: set[str]) -> Iterator[tuple[Path, PurePath]]:
+    """Every photo file, and its name below its folder; none that is one of the `others`, or lies below one."""
     register_plugins()
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN} | set(BY_SUFFIX)
-    results = os.path.realpath(out)
-    real = functools.cache(os.path.realpath)
+
+    @functools.cache
+    def is_other(folder: Path) -> bool:
+        real = os.path.realpath(folder)
+        return any(f"{real}{os.sep}".startswith(f"{other}{os.sep}") for other in others)
+
     for top in photos:
         if not os.path.isdir(top):
             yield top, PurePath(top.name)
             continue
-        if os.path.realpath(top) == results:
-            raise ImageError(f"{out} is where the photos are; choose another folder with -o")
         try:
             for path, _ in walk(top):
-                earlier = f"{real(path.parent)}{os.sep}".startswith(
-                    f"{results}{os.sep}"
-                )  # result, in a folder of photos
-                if path.suffix.lower() in known and not earlier:
+                if path.suffix.lower() in known and not is_other(path.parent) and str(path.resolve()) not in others:
                     yield path, PurePath(path.relative_to(top))
         except OSError as error:
             raise ImageError(f"cannot list {error.filename or top}: {error.strerror}") from None

@@ -103,7 +103,7 @@ def test_no_photo_is_ever_replaced(here):
     for photos, out in ((["in/a.jpg"], "in"), (["in/a.jpg"], "in/a.jpg"), (["in/sub", "in/a.jpg"], "in")):
         with pytest.raises(ImageError, match="would replace a photo"):
             outputs(photos, out)
-    with pytest.raises(ImageError, match="where the photos are"):
+    with pytest.raises(ImageError, match="where the photos or their masks are"):
         outputs(["in"], "in/.", samples=2)
     Path("link.jpg").symlink_to("in/a.jpg")
     with pytest.raises(ImageError, match="would replace"):
@@ -115,6 +115,19 @@ def test_earlier_results_below_the_photos_are_no_photos(here):
     files("in/a.jpg", "in/filled/a.jpg", "in/filled2/b.jpg")
     assert list(outputs(["in"], "in/filled")) == ["in/a.jpg", "in/filled2/b.jpg"]
     assert list(outputs(["."], "in/filled")) == ["in/a.jpg", "in/filled2/b.jpg"]
+
+
+def test_masks_among_the_photos_are_no_photos_and_are_never_replaced(here):
+    files("in/a.jpg", "in/masks/a.png", "in/m.png", "in/x/a.jpg")
+
+    def planned(photos, out, *masks):
+        return [str(job.path) for job in plan([Path(photo) for photo in photos], out, 0, Wanted(), masks)]
+
+    assert planned(["in"], "out", "in/masks", "in/m.png", "left", "color:#ff00ff") == ["in/a.jpg", "in/x/a.jpg"]
+    assert planned(["in/x"], "out", "in/x") == ["in/x/a.jpg"]  # a folder may hold both, but then they share a name
+    for photos, out in ((["in/a.jpg"], "in/masks"), (["in/a.jpg"], "in/m.png")):
+        with pytest.raises(ImageError, match="mask"):
+            planned(photos, out, "in/masks", "in/m.png")
 
 
 def test_a_circle_of_links_ends_and_an_empty_folder_is_named(here):

@@ -67,7 +67,7 @@ WriteMask = Annotated[bool, typer.Option("--write-mask", help="Write the hole as
 Sheet = Annotated[bool, typer.Option("--sheet", help="Write a contact sheet of all of these: NAME_sheet.png.")]
 Strip = Annotated[bool, typer.Option("--strip-metadata", help="Leave EXIF, GPS, XMP, IPTC and texts behind.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write anew what exists already, instead of skipping it.")]
-Report = Annotated[
+ReportFile = Annotated[
     Path | None, typer.Option(help="JSON file to write: each photo's seed, hole, seconds, output.", show_default=False)
 ]
 
@@ -94,7 +94,7 @@ def inpaint(
     sheet: Sheet = False,
     strip_metadata: Strip = False,
     overwrite: Overwrite = False,
-    report: Report = None,
+    report: ReportFile = None,
 ) -> None:
     import time
     from functools import partial
@@ -110,7 +110,7 @@ def inpaint(
             raise typer.BadParameter("takes --samples 2 or more", param_hint=option)
     wanted = Wanted(1 if best else samples, mean, uncertainty, write_mask, sheet, quality, strip_metadata, overwrite)
     maker = holes.parse(mask, invert=invert_mask, threshold=threshold, grow=grow, feather=feather)
-    jobs = plan(photos, out, seed, wanted)
+    jobs = plan(photos, out, seed, wanted, mask)
     model = library.load(weights, device)
     spread = model.temperatures(numbers(temperature, "--temperature") if temperature else None)
     head = {"matfill": __version__, "weights": weights, "temperature": spread, "samples": samples, "seed": seed}
