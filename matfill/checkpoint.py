@@ -27,6 +27,7 @@ from matfill.model import MatNet
 
 SUFFIX = ".safetensors"
 WEIGHTS_NAME = f"weights{SUFFIX}"  # in a run folder
+METRICS_NAME = "metrics.jsonl"  # likewise
 FORMAT = "matfill weights 1"
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matfill.checkpoint import WEIGHTS_NAME, load_tensors
+from matfill.checkpoint import METRICS_NAME, WEIGHTS_NAME, load_tensors
 from matfill.errors import ConfigError, DataError, MatfillError, WeightsError
 from matfill.files import make_folder, write_atomic
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS_NAME = "metrics.jsonl"
 FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 150
 MOST_POINTS = 500  # of a curve: where there are more, neighbours are averaged

@@ -13,11 +13,12 @@ import numpy as np
 
 from matfill.array_sets import ALL, ArraySet, find_arrays
 from matfill.arrays import as_images, is_idx
+from matfill.config import ModelConfig
 from matfill.errors import ConfigError, DataError
-from matfill.folders import Progress, open_folder
+from matfill.folders import PATCHES, Progress, open_folder
 from matfill.image_set import SPLITS, ImageSet, random_shares
 
-FITS = ("crop", "squeeze")
+FITS = ("crop", "squeeze", PATCHES)
 MOST_VAL, SHARE_VAL = 5000, 0.1  # of training images that come as arrays and bring no validation images
 CHUNK = 4096  # images hashed at a time
 
@@ -35,7 +36,7 @@ def open_data(
     """The images in a file or folder, for a model of images `size` pixels a side, with 1 or 3 `channels`.
 
     Files of images are fitted to that and kept in `cache`, see `folders.open_folder`. Arrays have to be what the model
-    takes: nothing resizes them. Where they bring no validation images, 10 % of the training images serve, 5,000 at
+    takes, whatever `fit` is. Where they bring no validation images, 10 % of the training images serve, 5,000 at
     most: the last ones of an IDX file, as is the custom with MNIST, else some at random, since many sets are sorted
     by class. Arrays that name no split at all are divided at random like folders, by `seed`.
     DataError where images cannot be read, or are not what the model takes.
@@ -49,13 +50,38 @@ def open_data(
     return _from_arrays(found, settings)
 
 
+def open_for(
+    source: str | os.PathLike[str],
+    model: ModelConfig,
+    card: Mapping[str, Any],
+    *,
+    cache: str | os.PathLike[str],
+    on_progress: Progress | None = None,
+) -> ImageSet:
+    """The images in a file or folder as a trained model takes them: fitted, and split, like those its card tells of.
+
+    With the seed of its own split, no image counts as a test image that it was trained on.
+    """
+    trained = card.get("data", {})
+    return open_data(
+        source,
+        size=model.image_size,
+        channels=model.image_channels,
+        fit=trained.get("fit", "crop"),
+        seed=trained.get("seed", 0),
+        cache=cache,
+        on_progress=on_progress,
+    )
+
+
 def _from_arrays(found: ArraySet, settings: Mapping[str, Any]) -> ImageSet:
     shape = (settings["size"], settings["size"], settings["channels"])
     for entry in found.images.values():
         if entry.image_shape()[1:] != shape:
             raise DataError(
                 f"the images in {entry.path} are {_described(*entry.image_shape()[1:])}, the model takes "
-                f"{_described(*shape)}; choose a recipe or weights for such images, or other data"
+                f"{_described(*shape)}, and arrays are never scaled or cut; choose a recipe or weights for such "
+                "images, or other data"
             )
     parts = {role: _read(found, role) for role in found.images}
     origin = {split: "folder" if split in parts else "none" for split in SPLITS}

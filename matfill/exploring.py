@@ -21,8 +21,8 @@ from torch.distributions import Normal
 
 from matfill import datasets
 from matfill.batches import binarise
-from matfill.data import open_data
-from matfill.distributions import GaussianMixture, component_kls, to_uniform
+from matfill.data import open_for
+from matfill.distributions import GaussianMixture, component_kls
 from matfill.errors import ConfigError, DataError
 from matfill.inpainting import row_noise
 from matfill.model import Encoded, MatNet
@@ -94,14 +94,7 @@ def resample(
 
 def _draw(model: MatNet, encoded: Encoded, source: LatentSource, noise: Noise, means: bool) -> np.ndarray:
     trace = model.decode(encoded, source, noise)
-    batch, channels, height, width = encoded.x.shape
-    if means:
-        x = model.compose(encoded.x, trace)
-    elif trace.drawn is not None:
-        x = trace.drawn
-    else:  # all is missing, so the rows are all pixels of one image after the other
-        rows = trace.pixels.sample(to_uniform(noise((batch, height * width, channels + 1)).flatten(0, 1)))
-        x = rows.reshape(batch, height, width, channels).movedim(-1, 1)
+    x = model.compose(encoded.x, trace) if means else model.draw(encoded.x, trace, noise)
     return x.mul(255).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
 
 
@@ -262,14 +255,12 @@ def _test_images(
     on_progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`count` test images as the model takes them, uint8 (n, H, W, C), drawn by `seed`; and their labels (n,)."""
-    config, trained = model.config, card.get("data", {})
+    config = model.config
     with tempfile.TemporaryDirectory(prefix="matfill-", ignore_cleanup_errors=True) as cache:
-        found = open_data(
+        found = open_for(
             datasets.locate(source, data),
-            size=config.image_size,
-            channels=config.image_channels,
-            fit=trained.get("fit", "crop"),
-            seed=trained.get("seed", 0),  # that images are not taken for test images which the model was trained on
+            config,
+            card,
             cache=cache,
             on_progress=lambda *counts: on_progress("decoding", *counts),
         )

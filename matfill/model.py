@@ -230,10 +230,13 @@ class MatNet(nn.Module):
 
     def sample(self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...]) -> Tensor:
         """x (B, C, H, W) with its missing pixels drawn, 8-bit or binary values: z from p, then pixels given z."""
-        trace = self.generate(x, missing, noise, temperature)
+        return self.draw(x, self.generate(x, missing, noise, temperature), noise)
+
+    def draw(self, x: Tensor, trace: Trace, noise: Noise) -> Tensor:
+        """x (B, C, H, W) with its missing pixels drawn given the latents of a trace that saw none of them."""
         if trace.drawn is not None:
             return trace.drawn
-        where = missing[:, 0]
+        where = trace.missing[:, 0]
         return _paste(x, where, trace.pixels.sample(self._uniform(x, noise)[where.flatten(1)]))
 
     def compose(self, x: Tensor, trace: Trace) -> Tensor:

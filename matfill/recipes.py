@@ -12,6 +12,16 @@ Recipe = tuple[ModelConfig, TrainConfig]
 
 #: what makes a model unconditional; pixels are counted from the training mean
 UNCONDITIONAL = {"conditional": False, "stages": 1, "merge_to_top_down": False, "fill": "mean"}
+#: how models of whole small images are trained, with the regulariser of eq. 13
+WHOLE_IMAGES = TrainConfig(
+    mask="all",
+    batch=128,
+    minutes=360,
+    prediction_weight=0.0,
+    own_samples_every=4,
+    own_samples_from=2000,
+    holdout=2000,
+)
 
 
 def faces() -> Recipe:
@@ -80,15 +90,7 @@ def mnist_fc() -> Recipe:
         update="gru",
         **UNCONDITIONAL,
     )
-    return model, TrainConfig(
-        mask="all",
-        batch=128,
-        minutes=120,
-        prediction_weight=0.0,
-        own_samples_every=4,
-        own_samples_from=2000,
-        holdout=2000,
-    )
+    return model, dataclasses.replace(WHOLE_IMAGES, minutes=120)
 
 
 def mnist() -> Recipe:
@@ -108,15 +110,7 @@ def mnist() -> Recipe:
         branch_scale=0.25,  # at 0.5 the states of so many modules grow, and with them the first rates, to 3,500 nats
         **UNCONDITIONAL,
     )
-    return model, TrainConfig(
-        mask="all",
-        batch=128,
-        minutes=360,
-        prediction_weight=0.0,
-        own_samples_every=4,
-        own_samples_from=2000,
-        holdout=2000,
-    )
+    return model, WHOLE_IMAGES
 
 
 def mnist_ar() -> Recipe:

@@ -25,10 +25,10 @@ from matfill import bounds, datasets, masks
 from matfill.batches import heldout
 from matfill.checkpoint import load_weights
 from matfill.config import PRECISIONS
-from matfill.data import open_data
+from matfill.data import open_for
 from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MaskError, MatfillError
-from matfill.image_set import SPLITS, ImageSet
+from matfill.image_set import SPLITS
 from matfill.model import MatNet
 from matfill.processes import agree, process_group
 from matfill.stacks import Noise, from_posterior
@@ -269,16 +269,8 @@ def _examples(
     on_progress: Callable[[int, int], None],
 ) -> tuple[Tensor, Tensor, str]:
     """What `score` takes, and the fingerprint of the data."""
-    config, trained = model.config, card.get("data", {})
-    found: ImageSet = open_data(
-        path,
-        size=config.image_size,
-        channels=config.image_channels,
-        fit=trained.get("fit", "crop"),
-        seed=trained.get("seed", 0),  # that images are not taken for test images which the model was trained on
-        cache=cache,
-        on_progress=on_progress,
-    )
+    config = model.config
+    found = open_for(path, config, card, cache=cache, on_progress=on_progress)
     there = {name: getattr(found, name) for name in SPLITS}
     images = np.concatenate(list(there.values())) if split == ALL else there[split]
     if not len(images):

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 import matfill
 from matfill import recipes
 from matfill.batches import TrainBatches, heldout, mean_image
-from matfill.checkpoint import load_weights
+from matfill.checkpoint import METRICS_NAME, load_weights
 from matfill.config import ModelConfig, TrainConfig
 from matfill.data import open_data
 from matfill.devices import fastest_precision, pick_device
@@ -32,7 +32,6 @@ from matfill.model import MatNet
 from matfill.processes import agree, in_turns, process_group, stop_requests
 from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_checkpoint, summarise
 
-METRICS_NAME = "metrics.jsonl"
 LOG_SECONDS = 10.0
 LENGTH = {"minutes", "updates"}  # fields of TrainConfig of which one is given
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from matfill import bounds, checkpoint, cli, scoring
+from matfill import bounds, checkpoint, cli, data, scoring
 from matfill.errors import ConfigError, DataError, MaskError, MatfillError, WeightsError
 from matfill.scoring import BLOCK, MOST_SAMPLES, Scores, block_noise, protocol_of, score, score_data
 from tests.test_bounds import Exact
@@ -294,8 +294,8 @@ def test_a_folder_is_fitted_as_the_training_data_were_and_leaves_nothing_behind(
     for i in range(6):
         Image.new("RGB", (20, 10), (40 * i, 100, 0)).save(folder / f"{i}.png")
     asked = []
-    original = scoring.open_data
-    monkeypatch.setattr(scoring, "open_data", lambda *a, **options: asked.append(options) or original(*a, **options))
+    original = data.open_data
+    monkeypatch.setattr(data, "open_data", lambda *a, **options: asked.append(options) or original(*a, **options))
     steps = []
     found = run(folder, weights, split="all", on_progress=lambda *counts: steps.append(counts))
     assert (asked[0]["fit"], asked[0]["seed"]) == ("squeeze", 5)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from matfill.commands.options import Data, Device, Images, numbers
+from matfill.commands.options import Data, Device, Images, LatentSpread, Means, numbers
 from matfill.errors import one_line
 
 
@@ -23,17 +23,8 @@ def explore(
         typer.Option("--images", min=1, help="Test images to sort, drawn by --seed.", show_default="all"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of images, binarisation and samples.")] = 0,
-    temperature: Annotated[
-        str | None,
-        typer.Option(
-            help="Spread of the latents that are drawn: one number, or one per level from coarsest to finest "
-            "(1,1,0.5).",
-            show_default="the weights' own",
-        ),
-    ] = None,
-    means: Annotated[
-        bool, typer.Option("--means", help="Show the means of the pixels, instead of drawing them.")
-    ] = False,
+    temperature: LatentSpread = None,
+    means: Means = False,
     device: Device = "auto",
     data: Data = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Image file for the sheet.")] = Path("explored.png"),

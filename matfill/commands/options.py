@@ -25,6 +25,15 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+LatentSpread = Annotated[
+    str | None,
+    typer.Option(
+        "--temperature",
+        help="Spread of the latents that are drawn: one number, or one per level from coarsest to finest (1,1,0.5).",
+        show_default="the weights' own",
+    ),
+]
+Means = Annotated[bool, typer.Option("--means", help="Show the means of the pixels, instead of drawing them.")]
 
 
 def numbers(text: str, option: str) -> list[float]:

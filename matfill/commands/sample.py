@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from matfill.commands.options import Device, Weights, numbers
+from matfill.commands.options import Device, LatentSpread, Means, Weights, numbers
 from matfill.errors import one_line
 
 
@@ -15,17 +15,8 @@ def sample(
     weights: Weights = "mnist",
     count: Annotated[int, typer.Option(min=1, max=10_000, help="How many images.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on it and on i alone.")] = 0,
-    temperature: Annotated[
-        str | None,
-        typer.Option(
-            help="Spread of the latents that are drawn: one number, or one per level from coarsest to finest "
-            "(1,1,0.5).",
-            show_default="the weights' own",
-        ),
-    ] = None,
-    means: Annotated[
-        bool, typer.Option("--means", help="Show the means of the pixels, instead of drawing them.")
-    ] = False,
+    temperature: LatentSpread = None,
+    means: Means = False,
     device: Device = "auto",
     out: Annotated[Path, typer.Option("--out", "-o", help="Image file for the contact sheet.")] = Path("samples.png"),
 ) -> None:
