@@ -13,12 +13,11 @@ import numpy as np
 
 from matfill.array_sets import ALL, ArraySet, find_arrays
 from matfill.arrays import as_images, is_idx
-from matfill.config import ModelConfig
+from matfill.config import FITS, ModelConfig
 from matfill.errors import ConfigError, DataError
-from matfill.folders import PATCHES, Progress, open_folder
+from matfill.folders import Progress, open_folder
 from matfill.image_set import SPLITS, ImageSet, random_shares
 
-FITS = ("crop", "squeeze", PATCHES)
 MOST_VAL, SHARE_VAL = 5000, 0.1  # of training images that come as arrays and bring no validation images
 CHUNK = 4096  # images hashed at a time
 

@@ -8,9 +8,11 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,10 +22,15 @@ from PIL import Image
 from matfill.errors import DataError
 from matfill.files import atomic_file, walk, write_atomic
 from matfill.image_set import SPLIT_NAMES, SPLITS, VAL_SHARE, ImageSet, random_shares
-from matfill.images import decode_square
+from matfill.images import decode
 
 FORMAT = 1  # of the cache; a change of what is decoded, or how, asks for the next number
 INDEX = "index.json"
+
+PATCHES = "patches"  # the fit that makes many squares of one file
+COVERING = 2  # times that the patches of a scale would cover it, if they lay side by side
+MOST_PATCHES = 64  # of one file at one scale
+NEARLY = 1.1  # sizes: where the shorter side of the last halving is no longer, it stands for the whole photo
 
 Progress = Callable[[int, int], None]
 Files = list[list[Any]]  # [relative name, bytes, time of last change in ns] of each file
@@ -41,9 +48,10 @@ def open_folder(
 ) -> ImageSet:
     """The images below `folder` as squares of `size` pixels, decoded once and kept in the directory `cache`.
 
-    `fit` "crop" keeps the largest centred square of each image, "squeeze" all of it. Sub-folders train/, val/ (valid/,
-    validation/) and test/ are respected; else, 5 % of the images each become val and test, at random. The cache serves
-    again until a file's name, size or time, or a setting, changes. `on_progress(done, total)` is called while decoding.
+    `fit` "crop" keeps the largest centred square of each image, "squeeze" all of it, "patches" many squares at several
+    scales, see `decode_squares`; those of one file are all in one split. Sub-folders train/, val/ (valid/, validation/)
+    and test/ are respected; else, 5 % of the files each become val and test, at random. The cache serves again until a
+    file's name, size or time, or a setting, changes. `on_progress(done, total)`, in files, is called while decoding.
     DataError where there is nothing to read, or no room for the cache.
     """
     folder, cache = Path(folder), Path(cache)
@@ -57,7 +65,8 @@ def open_folder(
         built = _build_cache(folder, cache, files, settings, on_progress)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            needed = len(files) * size * size * channels / 2**20
+            squares = sum(_squares_in(folder / name, size, fit) for name, *_ in files)
+            needed = squares * size * size * channels / 2**20
             raise DataError(f"no room for {needed:.0f} MiB of decoded images in {cache}; free some space") from None
         raise DataError(f"cannot write decoded images to {cache}: {error.strerror or error}") from None
     opened = _open_cache(cache, built, files, settings, rebuilt=index is not None)
@@ -97,9 +106,14 @@ def _split_of(name: str) -> str | None:
     return SPLIT_NAMES.get(top.lower()) if slash else None
 
 
+def _own_seed(seed: int, name: str) -> bytes:
+    """Of one file: what is drawn by it depends on `seed` and `name` alone, whatever other files there are."""
+    return os.fsencode(f"{seed}/{name}")  # a name may be any bytes
+
+
 def _shuffled(names: Sequence[str], seed: int) -> list[str]:
     """`names` in a random order that depends on `seed` and on each name alone: one more image moves no other two."""
-    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(_own_seed(seed, name)).digest())
 
 
 def _split(names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -119,6 +133,67 @@ def _split(names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     return {split: own.get(split, []) for split in SPLITS}, origin
 
 
+# --- the squares of one file -----------------------------------------------------------------------------------------
+
+
+def decode_squares(path: str | os.PathLike[str], size: int, channels: int, fit: str, draw: random.Random) -> np.ndarray:
+    """One image file as uint8 (N, size, size, channels), antialiased. Raises whatever Pillow raises.
+
+    `fit` "crop" takes the largest centred square, "squeeze" the whole frame; N is 1. "patches" takes squares of `size`
+    pixels from the image as it is, halved, halved again and so on while its shorter side is `size` or more, and from
+    the image scaled until that side is `size`; at each scale about COVERING times what would cover it, MOST_PATCHES at
+    most, at places that `draw` chooses. Of an image that is smaller than `size` it takes what "crop" does.
+    """
+    with Image.open(path) as image:
+        if fit != PATCHES:
+            image.draft(None, (3 * size, 3 * size))  # JPEG: decode at 1/2, 1/4 or 1/8, while well above what is needed
+        image = decode(image, channels)
+    if fit == PATCHES and min(image.size) >= size:
+        squares = list(_patches(image, size, draw))
+    else:
+        if fit != "squeeze":
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+        squares = [image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)]
+    return np.stack([np.asarray(square).reshape(size, size, channels) for square in squares])
+
+
+def _patches(photo: Image.Image, size: int, draw: random.Random) -> Iterator[Image.Image]:
+    for scale in _scales(*photo.size, size):
+        photo = photo.resize(scale, Image.Resampling.LANCZOS)
+        across = photo.width - size + 1
+        for place in draw.sample(range(_places(*scale, size)), _patches_at(*scale, size)):
+            top, left = divmod(place, across)
+            yield photo.crop((left, top, left + size, top + size))
+
+
+def _scales(width: int, height: int, size: int) -> list[tuple[int, int]]:
+    """The (width, height) that patches are taken at, falling; none where a side is shorter than `size`."""
+    short = min(width, height)
+    scales = [(width >> step, height >> step) for step in range((short // size).bit_length())]
+    if scales and min(scales[-1]) > NEARLY * size:
+        scales.append((round(width * size / short), round(height * size / short)))
+    return scales
+
+
+def _patches_at(width: int, height: int, size: int) -> int:
+    """How many patches are taken at this scale; no two at the same place."""
+    return min(MOST_PATCHES, _places(width, height, size), round(COVERING * width * height / size**2))
+
+
+def _places(width: int, height: int, size: int) -> int:
+    return (width - size + 1) * (height - size + 1)
+
+
+def _squares_in(path: Path, size: int, fit: str) -> int:
+    """How many squares `decode_squares` finds, as far as the file's header tells."""
+    if fit == PATCHES:
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            return sum(_patches_at(*scale, size) for scale in _scales(*image.size, size)) or 1
+    return 1
+
+
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 
@@ -129,36 +204,36 @@ def _build_cache(
     names = _shuffled([name for name, *_ in files], settings["seed"])
     names.sort(key=lambda name: SPLITS.index(_split_of(name) or "train"))
     square = (settings["size"], settings["size"], settings["channels"])
-    rows: list[str] = []
+    found: dict[str, int] = {}  # squares of each file
     unreadable: list[tuple[str, str]] = []
     digest = hashlib.sha256()
     # Named after what it is made from: an index never points at an array of another making, even if a build is cut off.
     array = f"images-{hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()[:16]}.npy"
     with atomic_file(cache / array) as out:
-        # How many files can be read is known last: the header, whose length does not depend on it, is written twice.
+        # How many squares there are is known last: the header, whose length does not depend on it, is written twice.
         _write_header(out, (len(names), *square))
-        for done, (name, pixels) in enumerate(_decode_all(folder, names, settings), start=1):
-            if isinstance(pixels, str):
-                unreadable.append((name, pixels))
+        for done, (name, squares) in enumerate(_decode_all(folder, names, settings), start=1):
+            if isinstance(squares, str):
+                unreadable.append((name, squares))
             else:
-                rows.append(name)
-                digest.update(pixels.data)
-                out.write(pixels.data)
+                found[name] = len(squares)
+                digest.update(squares.data)
+                out.write(squares.data)
             if on_progress:
                 on_progress(done, len(names))
-        parts, origin = _split(rows)
+        parts, origin = _split(list(found))
         if not parts["train"]:
             name, reason = unreadable[-1]
             raise DataError(f"none of the images in {folder} to train on can be read; {name}: {reason}")
-        _write_header(out, (len(rows), *square))
+        _write_header(out, (sum(found.values()), *square))
     digest.update(json.dumps(parts).encode())
     index = {
         "format": FORMAT,
         "settings": settings,
         "files": files,
         "array": array,
-        "rows": rows,
-        "counts": {split: len(part) for split, part in parts.items()},
+        "rows": [] if settings["fit"] == PATCHES else list(found),  # the file of each, where every one has its own
+        "counts": {split: sum(found[name] for name in part) for split, part in parts.items()},
         "origin": origin,
         "unreadable": sorted(unreadable),
         "fingerprint": digest.hexdigest()[:16],
@@ -176,20 +251,26 @@ def _write_header(out: IO[bytes], shape: tuple[int, ...]) -> None:
 
 
 def _decode_all(folder: Path, names: list[str], settings: dict[str, Any]) -> Iterator[tuple[str, np.ndarray | str]]:
-    """(name, pixels or the reason why there are none) of each file, in order, a few hundred in memory at a time."""
-    size, channels, fit = settings["size"], settings["channels"], settings["fit"]
+    """(name, its squares or the reason why there are none) of each file, in order, a few files ahead of the caller."""
+    size, channels, fit, seed = (settings[key] for key in ("size", "channels", "fit", "seed"))
 
     def attempt(name: str) -> np.ndarray | str:
         try:
-            return decode_square(folder / name, size, channels, fit)
+            return decode_squares(folder / name, size, channels, fit, random.Random(_own_seed(seed, name)))
         except Exception as error:  # Pillow's plugins raise anything at all on a damaged file
             return " ".join(str(error).split()) or type(error).__name__
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    workers = os.cpu_count() or 1
+    ahead: deque[tuple[str, Future[np.ndarray | str]]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        for start in range(0, len(names), 256):
-            some = names[start : start + 256]
-            yield from zip(some, pool.map(attempt, some), strict=True)
+        for name in names:
+            ahead.append((name, pool.submit(attempt, name)))
+            if len(ahead) > 4 * workers:  # more would only fill the memory, with megabytes of patches each
+                first, squares = ahead.popleft()
+                yield first, squares.result()
+        for first, squares in ahead:
+            yield first, squares.result()
 
 
 def _read_index(cache: Path) -> dict[str, Any] | None:
@@ -214,13 +295,13 @@ def _open_cache(
         array = np.load(cache / index["array"], mmap_mode="r")
     except (OSError, ValueError):
         return None
-    if array.shape != (len(rows), settings["size"], settings["size"], settings["channels"]):
+    if array.shape != (sum(counts.values()), settings["size"], settings["size"], settings["channels"]):
         return None
     bounds = np.cumsum([0, *(counts[split] for split in SPLITS)]).tolist()
     parts = {split: slice(*pair) for split, pair in zip(SPLITS, itertools.pairwise(bounds), strict=True)}
     return ImageSet(
         **{split: array[part] for split, part in parts.items()},
-        names={split: tuple(rows[part]) for split, part in parts.items()},
+        names={split: tuple(rows[part]) for split, part in parts.items()} if rows else {},
         origin=index["origin"],
         unreadable=tuple((name, reason) for name, reason in index["unreadable"]),
         settings=settings,

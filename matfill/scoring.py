@@ -31,6 +31,7 @@ from matfill.errors import ConfigError, DataError, MaskError, MatfillError
 from matfill.image_set import SPLITS
 from matfill.model import MatNet
 from matfill.processes import agree, process_group
+from matfill.provenance import source_version, today
 from matfill.stacks import Noise, from_posterior
 
 MOST_SAMPLES = 100_000
@@ -224,6 +225,7 @@ def score_data(
     if precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"precision is {precision!r}; allowed: auto, {', '.join(PRECISIONS)}")
     masks.parse(mask)
+    made = {"date": today(), "version": source_version()}  # as it begins: a checkout may move on meanwhile
     chosen = pick_device(device)
     model, card = load_weights(weights)
     path = datasets.locate(source, data)
@@ -253,6 +255,7 @@ def score_data(
         "seed": seed,
         "precision": precision,
         "device": str(chosen),
+        **made,
         **scores.summary(),
     }
 

@@ -464,7 +464,9 @@ def digits(tmp_path) -> tuple[Path, Path]:
     return data, path
 
 
-def test_eval_prints_one_object(matfill, digits):
+def test_eval_prints_one_object(matfill, digits, monkeypatch):
+    monkeypatch.setattr("matfill.scoring.today", lambda: "2016-12-31")
+    monkeypatch.setattr("matfill.scoring.source_version", lambda: "0.0.1 (0123456789ab)")
     data, path = digits
     arguments = (data, "--weights", path, "--mask", "center4", "--samples", 3, "--images", 7, "--seed", 2)
     code, said, error = matfill("eval", *arguments, "--json")
@@ -480,6 +482,7 @@ def test_eval_prints_one_object(matfill, digits):
     assert [len(stage) for stage in found["rates"]] == [3]
     assert found["images_per_second"] > 0
     assert 0 < found["sample_cost"] < 1
+    assert (found["date"], found["version"]) == ("2016-12-31", "0.0.1 (0123456789ab)")
     again = json.loads(matfill("eval", *arguments, "--json")[1])
     assert again["free_energy"] == found["free_energy"]
     said = matfill("eval", *arguments)[1]

@@ -4,13 +4,17 @@ import errno
 import json
 import os
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from tiny import tiny_config
 
-from matfill import folders
-from matfill.errors import DataError
+from matfill import cli, folders, recipes, training
+from matfill.config import TrainConfig
+from matfill.data import open_data
+from matfill.errors import ConfigError, DataError
 from matfill.folders import open_folder
 
 
@@ -45,7 +49,7 @@ def never_decode(monkeypatch):
         def decoding(*_args):
             pytest.fail("an image was decoded again")
 
-        monkeypatch.setattr(folders, "decode_square", decoding)
+        monkeypatch.setattr(folders, "decode_squares", decoding)
 
     return forbid
 
@@ -209,6 +213,215 @@ def test_progress_counts_up_to_all_files(tmp_path):
     assert seen == [(done, 12) for done in range(1, 13)]
 
 
+# --- patches ---------------------------------------------------------------------------------------------------------
+
+
+def noise(path, size, mark=0, **options):
+    """A photo of random colours; its red is `mark` alone, which no scaling changes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(mark).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[..., 0] = mark
+    Image.fromarray(pixels).save(path, **options)
+
+
+def marked_folder(folder, marks, size=(17, 12)):
+    for mark in marks:
+        noise(folder / f"{mark:03}.png", size, mark)
+    return folder
+
+
+def patches(folder, cache=None, **options):
+    return opened(folder, cache, **{"channels": 3, "fit": "patches"} | options)
+
+
+def marks(images):
+    assert (images[..., 0] == images[:, :1, :1, 0]).all()
+    return set(images[:, 0, 0, 0].tolist())
+
+
+def of_each_mark(folder):
+    """The patches of each photo, in order."""
+    images = np.concatenate([folder.train, folder.val, folder.test])
+    return {mark: images[images[:, 0, 0, 0] == mark].tolist() for mark in marks(images)}
+
+
+def places(images, photo):
+    """Where in the photo each of the images lies, (top, left); AssertionError where it is in no place, or in many."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(photo), images.shape[1:])[:, :, 0]
+    found = [np.argwhere((windows == image).all(axis=(2, 3, 4))).tolist() for image in images]
+    assert all(len(some) == 1 for some in found)
+    return [tuple(place) for (place,) in found]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((3, 100), [1]),
+        ((7, 7), [1]),
+        ((8, 8), [1]),
+        ((8, 9), [2]),
+        ((9, 9), [3, 1]),
+        ((8, 200), [50]),
+        ((16, 16), [8, 1]),
+        ((200, 100), [64, 64, 39, 9, 4]),
+    ],
+)
+def test_a_photo_gives_patches_of_every_scale(tmp_path, size, expected):
+    noise(tmp_path / "in" / "a.png", size)
+    found = patches(tmp_path / "in").train
+    assert found.shape == (sum(expected), 8, 8, 3) and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("side", "expected"), [(42, [9, 2]), (46, [11, 3, 1])])
+def test_a_last_halving_of_nearly_the_right_size_is_the_smallest_scale(tmp_path, side, expected):
+    noise(tmp_path / "in" / "a.png", (side, side))
+    assert len(patches(tmp_path / "in", size=20).train) == sum(expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_patches_are_pieces_of_the_scaled_photo(tmp_path, turned):
+    exif = Image.Exif()
+    exif[274] = 6 if turned else 1
+    noise(tmp_path / "in" / "a.png", (24, 40) if turned else (40, 24), exif=exif)
+    found = patches(tmp_path / "in").train
+    with Image.open(tmp_path / "in" / "a.png") as image:
+        photo = ImageOps.exif_transpose(image)
+    half = photo.resize((20, 12), Image.Resampling.LANCZOS)
+    smallest = half.resize((13, 8), Image.Resampling.LANCZOS)
+    assert len(found) == 30 + 8 + 3
+    first = places(found[:30], photo)
+    for where in (first, places(found[30:38], half), places(found[38:], smallest)):
+        assert len(set(where)) == len(where)
+    top, left = np.array(first).T
+    assert top.min() < 5 and top.max() > 11 and left.min() < 9 and left.max() > 23  # of 0 to 16 and 0 to 32
+
+
+@pytest.mark.parametrize(("size", "other"), [((8, 9), (1, 0)), ((9, 8), (0, 1))])
+def test_patches_reach_the_edges(tmp_path, size, other):
+    noise(tmp_path / "in" / "a.png", size)
+    with Image.open(tmp_path / "in" / "a.png") as image:
+        assert sorted(places(patches(tmp_path / "in").train, image)) == [(0, 0), other]
+
+
+def test_patches_of_a_jpeg_file_show_every_pixel_of_it(tmp_path):
+    noise(tmp_path / "in" / "a.jpg", (96, 96), quality=95)
+    with Image.open(tmp_path / "in" / "a.jpg") as image:
+        assert len(places(patches(tmp_path / "in").train[:64], image)) == 64
+
+
+@pytest.mark.parametrize("size", [(5, 7), (30, 6), (8, 8)])
+def test_what_is_no_larger_than_the_model_is_cropped(tmp_path, size):
+    noise(tmp_path / "in" / "a.png", size)
+    cropped = opened(tmp_path / "in", tmp_path / "crop", channels=3)
+    np.testing.assert_array_equal(patches(tmp_path / "in").train, cropped.train)
+
+
+def test_the_smallest_scale_is_that_of_crop(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture).resize((90, 90), Image.Resampling.BICUBIC).save(tmp_path / "in" / "a.png")
+    cropped = opened(tmp_path / "in", tmp_path / "crop", channels=3, size=16).train[0]
+    assert np.abs(patches(tmp_path / "in", size=16).train[-1].astype(int) - cropped).max() <= 4
+
+
+def test_patches_depend_on_the_seed_and_on_their_file_alone(tmp_path):
+    first = of_each_mark(patches(marked_folder(tmp_path / "in", range(12)), tmp_path / "a"))
+    again = of_each_mark(patches(marked_folder(tmp_path / "elsewhere", range(12)), tmp_path / "b"))
+    more = of_each_mark(patches(marked_folder(tmp_path / "elsewhere", range(12, 15)), tmp_path / "c"))
+    other = of_each_mark(patches(tmp_path / "in", tmp_path / "d", seed=1))
+    assert again == first and more.keys() == set(range(15))
+    assert {mark: more[mark] for mark in range(12)} == first
+    assert all(other[mark] != first[mark] for mark in range(12))
+    noise(tmp_path / "twins" / "a.png", (40, 24))
+    noise(tmp_path / "twins" / "b.png", (40, 24))
+    both = patches(tmp_path / "twins", tmp_path / "e").train
+    assert both[:41].tolist() != both[41:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "files"), [([""], (36, 2, 2)), (["train"], (38, 2, 0)), (["train", "val", "test"], (40, 40, 40))]
+)
+def test_all_patches_of_a_file_are_in_one_split(tmp_path, names, files):
+    for start, name in enumerate(names):
+        marked_folder(tmp_path / "in" / name, range(40 * start, 40 * start + 40))
+    folder = patches(tmp_path / "in")
+    found = [marks(images) for images in (folder.train, folder.val, folder.test)]
+    assert tuple(map(len, found)) == files and len(set.union(*found)) == sum(files)
+    each = 6 + 3  # of 17x12, and of 11x8
+    assert folder.summary()["images"] == dict(zip(("train", "val", "test"), (each * n for n in files), strict=True))
+    assert not folder.names
+
+
+def test_photos_of_all_sizes_and_broken_ones_together(tmp_path):
+    for mark, size in enumerate([(8, 8), (40, 24), (3, 5), (17, 12)]):
+        noise(tmp_path / "in" / f"{mark}.png", size, mark)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    seen = []
+    folder = patches(tmp_path / "in", on_progress=lambda *counts: seen.append(counts))
+    assert {mark: len(found) for mark, found in of_each_mark(folder).items()} == {0: 1, 1: 41, 2: 1, 3: 9}
+    assert [name for name, _ in folder.unreadable] == ["bad.png"]
+    assert seen == [(done, 5) for done in range(1, 6)]
+
+
+def test_patches_are_cached_like_other_images(tmp_path, never_decode):
+    marked_folder(tmp_path / "in", range(5))
+    assert not opened(tmp_path / "in", channels=3).rebuilt
+    first = patches(tmp_path / "in")
+    assert first.rebuilt and len(first.train) == 3 * 9
+    never_decode()
+    second = patches(tmp_path / "in")
+    assert not second.rebuilt and second.summary() == first.summary() and of_each_mark(second) == of_each_mark(first)
+
+
+def test_the_room_that_patches_need_is_told(tmp_path, monkeypatch):
+    for value in range(12):
+        paint(tmp_path / "in" / f"{value}.png", value, (256, 256))
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+
+    def fail(_handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DataError, match="no room for 2 MiB"):  # 12 times 32 + 8 + 1 of 64x64
+        patches(tmp_path / "in", size=64, channels=1)
+
+
+def test_arrays_of_the_right_size_are_their_own_patches_and_others_are_refused(tmp_path):
+    def found(side, fit="patches"):
+        np.save(tmp_path / "a.npy", np.zeros((20, side, side), np.uint8))
+        return open_data(tmp_path / "a.npy", size=8, channels=1, fit=fit, cache=tmp_path / "cache")
+
+    assert (len(found(8).train), found(8).settings["fit"]) == (18, "patches")
+    with pytest.raises(
+        DataError, match="are 16x16 grey, the model takes 8x8 grey, and arrays are never scaled or cut;"
+    ):
+        found(16)
+    with pytest.raises(ConfigError, match="'tiles'; allowed: crop, squeeze, patches"):
+        found(8, "tiles")
+
+
+def test_the_command_line_takes_patches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: (tiny_config(), TrainConfig(updates=1)))
+    monkeypatch.setattr(training, "Trainer", lambda *_: MagicMock())
+    monkeypatch.setattr(training, "train", lambda *_: "finished")
+    marked_folder(tmp_path / "in", range(12))
+
+    def train(fit):
+        command = ["train", tmp_path / "in", "--recipe", "tiny", "--out", tmp_path / "run", "--fit", fit]
+        monkeypatch.setattr(sys, "argv", ["matfill", *map(str, command)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+            raise SystemExit(0)
+        return leaving.value.code or 0, capsys.readouterr()
+
+    code, said = train("tiles")
+    assert code == 1 and said.err.count("\n") == 1
+    assert "fit is 'tiles'; allowed: crop, squeeze, patches" in said.err
+    code, said = train("patches")
+    assert code == 0, said.err
+    assert "90 images to train on, 9 held out, 9 for tests" in said.out
+
+
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +465,9 @@ def test_a_changed_folder_is_decoded_again(tmp_path, change):
     assert len(list((tmp_path / "cache").iterdir())) == 2  # the outdated array is gone
 
 
-@pytest.mark.parametrize("options", [{"size": 16}, {"channels": 3}, {"fit": "squeeze"}, {"seed": 5}])
+@pytest.mark.parametrize(
+    "options", [{"size": 16}, {"channels": 3}, {"fit": "squeeze"}, {"fit": "patches"}, {"seed": 5}]
+)
 def test_changed_settings_are_noticed(tmp_path, options):
     opened(grey_folder(tmp_path / "in", 12))
     folder = opened(tmp_path / "in", **options)

@@ -22,7 +22,10 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images per update, over all processes.")] = None,
     mask: Annotated[str | None, typer.Option(help="Holes to train on, see matfill masks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, holes and noise.")] = None,
-    fit: Annotated[str, typer.Option(help="crop (largest centred square) or squeeze (whole frame).")] = "crop",
+    fit: Annotated[
+        str | None,
+        typer.Option(help="crop (largest centred square), squeeze (whole frame) or patches (many, at all scales)."),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster one here.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE")] = None,
@@ -53,6 +56,7 @@ def train(
         "batch": batch,
         "mask": mask,
         "seed": seed,
+        "fit": fit,
         "precision": None if precision == "auto" else precision,
     }
     first = os.environ.get("RANK", "0") == "0"
@@ -63,7 +67,6 @@ def train(
             out,
             recipe=recipe,
             paper=paper,
-            fit=fit,
             resume=resume,
             init=init,
             device=device,
