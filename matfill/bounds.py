@@ -17,13 +17,18 @@ from matfill.errors import MatfillError
 from matfill.model import Trace
 
 
-def distortion(trace: Trace) -> Tensor:
-    """-log p(x^u | z, x^k), summed over missing pixels only: (B,), nats."""
+def distortion(trace: Trace, counted: Tensor | None = None) -> Tensor:
+    """-log p(x^u | z, x^k), summed over missing pixels only: (B,), nats.
+
+    With `counted`, bool (B, 1, H, W), over those alone that are in it: p of these is a bound on their marginal, without
+    a local autoregression.
+    """
     if trace.target is None:
         raise MatfillError("a generated trace has no distortion: only a pass that saw the missing pixels has")
     image = trace.missing[:, 0].nonzero()[:, 0]  # which image each row belongs to
     total = torch.zeros(len(trace.missing), device=image.device)
-    return total.index_add(0, image, -trace.pixels.log_prob(trace.target))
+    nats = -trace.pixels.log_prob(trace.target)
+    return total.index_add(0, image, nats if counted is None else nats * counted[trace.missing])
 
 
 def module_rates(trace: Trace) -> list[Tensor]:
@@ -56,12 +61,13 @@ def free_energy(trace: Trace) -> Tensor:
     return distortion(trace) + rate(trace)
 
 
-def log_weight(trace: Trace) -> Tensor:
+def log_weight(trace: Trace, counted: Tensor | None = None) -> Tensor:
     """log p(x^u, z | x^k) - log q(z | x): (B,), nats; minus its mean is the free energy, without closed-form KL.
 
-    A mixture prior counts with its exact density, so that there minus the mean is less than the free energy.
+    A mixture prior counts with its exact density, so that there minus the mean is less than the free energy. `counted`
+    is that of `distortion`.
     """
-    total = -distortion(trace)
+    total = -distortion(trace, counted)
     for latent in trace.latents:
         p, q = latent.p.log_prob(latent.z), latent.q.log_prob(latent.z)
         total = total + (_per_image(p - q) if p.shape == q.shape else p - _per_image(q))

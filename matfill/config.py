@@ -18,6 +18,7 @@ OUTPUTS = ("logistic", "bernoulli", "gaussian")
 FILLS = ("mean", "push-pull")
 UPDATES = ("residual", "gru")
 PRECISIONS = ("float32", "bfloat16")
+FITS = ("crop", "squeeze", "patches")
 
 #: What masks.parse understands; here, because the command line shows it without importing numpy
 MASK_GRAMMAR = """\
@@ -26,6 +27,7 @@ centerS                    one centred square of S pixels a side (center32)
 quadrantsN                 N quadrants stay visible, drawn at random; N is 1, 2 or 3
 quadrantsNfixed            always the same: bottom left; the left half; all but bottom right
 left, right, top, bottom   that half
+boxes                      up to three boxes of 10 to 75 % of each side, which may lie across the image's edge
 strokes                    free-form brush strokes over 10 to 35 % of the image
 pixelsP                    P percent of the pixels, scattered; P from 1 to 99 (pixels50)
 all                        everything, which is what unconditional models are for
@@ -191,6 +193,7 @@ class TrainConfig(_Config):
     """How a model is trained. Exactly one of `updates` and `minutes` bounds the run."""
 
     mask: str = "random3x20"  #: mask specification, one mask drawn per image and update
+    fit: str = "crop"  #: how image files become squares, one of FITS
     batch: int = 32  #: images per update, over all processes together
     updates: int | None = None  #: length of the run in updates
     minutes: float | None = None  #: length of the run in minutes of training, pauses between resumes not counted
@@ -212,12 +215,14 @@ class TrainConfig(_Config):
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
     clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)
     skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
+    hinted: float = 0.0  #: share of images whose hole is known at half the resolution, as when a large one is filled
     flip: bool = False  #: mirror images left to right at random
     holdout: int = 512  #: held-out images scored at each evaluation
     checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.fit in FITS, self, "fit", ", ".join(FITS))
         _require(self.batch >= 1, self, "batch", "a whole number from 1")
         _require(
             (self.updates is None) != (self.minutes is None),
@@ -241,6 +246,7 @@ class TrainConfig(_Config):
         _require(self.component_entropy >= 0, self, "component_entropy", "a number from 0")
         _require(self.own_samples_every >= 0, self, "own_samples_every", "a whole number from 0")
         _require(self.own_samples_from >= 0, self, "own_samples_from", "a whole number from 0")
+        _require(0 <= self.hinted <= 1, self, "hinted", "a number from 0 to 1")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")
         _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
         _require(self.clip > 0, self, "clip", "a number above 0")
@@ -251,6 +257,8 @@ class TrainConfig(_Config):
     def require_fit(self, model: ModelConfig) -> None:
         """ConfigError where a model cannot be trained like this."""
         _require(model.conditional or self.mask == "all", self, "mask", "'all' with an unconditional model")
+        even = model.conditional and model.image_size % 2 == 0
+        _require(even or not self.hinted, self, "hinted", "0 with an unconditional model, or one of an odd image_size")
         _require(
             model.prior_components > 1 or not self.component_entropy,
             self,

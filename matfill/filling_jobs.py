@@ -42,9 +42,10 @@ FillAll = Callable[[Iterable["Work"]], Iterator[tuple["Work", Any, Entry]]]
 class Fillings(Protocol):
     """What filling a photo gives; see `matfill.inpainting`."""
 
-    samples: list[Photo]
     mean: Photo
     std: np.ndarray
+
+    def sample(self, number: int) -> Photo: ...
 
 
 @dataclass(eq=False)
@@ -166,9 +167,9 @@ def _write(work: Work, filled: Fillings, wanted: Wanted, seconds: float, found: 
             elif kind == "uncertainty":
                 save_photo(Photo(_heat_map(hole, filled.std)), path)
             elif kind == "sheet":
-                save_photo(Photo(_sheet(work, filled)), path)
+                save_photo(Photo(_sheet(work, filled, wanted.samples)), path)
             else:
-                one = hole.finish(photo, filled.mean if kind == "mean" else filled.samples[int(kind) - 1])
+                one = hole.finish(photo, filled.mean if kind == "mean" else filled.sample(int(kind) - 1))
                 own = photo.origin.format if path.suffix == job.path.suffix else None  # whatever the extension says
                 save_photo(one, path, quality=wanted.quality, format=job.format or (own if own in FORMATS else None))
     except Exception as error:
@@ -185,15 +186,15 @@ def _heat_map(hole: Hole, std: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _sheet(work: Work, filled: Fillings) -> np.ndarray:
+def _sheet(work: Work, filled: Fillings, samples: int) -> np.ndarray:
     side = plots.LARGEST
     photo = work.photo.preview(side)
-    samples = [work.hole.finish(work.photo, sample).preview(side) for sample in filled.samples]
+    drawn = [work.hole.finish(work.photo, filled.sample(i)).preview(side) for i in range(samples)]
     mean = work.hole.finish(work.photo, filled.mean).preview(side)
     size = photo.shape[1::-1]
     missing = Image.fromarray(work.hole.missing.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
     std = Image.fromarray(work.hole.fade(filled.std)).resize(size, Image.Resampling.BOX)
-    sheet = plots.inpainting_sheet(photo, np.asarray(missing) >= 128, samples, mean, np.asarray(std))
+    sheet = plots.inpainting_sheet(photo, np.asarray(missing) >= 128, drawn, mean, np.asarray(std))
     return np.asarray(sheet)
 
 

@@ -66,22 +66,6 @@ def decode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def decode_square(path: str | os.PathLike[str], size: int, channels: int, fit: str) -> np.ndarray:
-    """One image file as uint8 (size, size, channels), antialiased. Raises whatever Pillow raises.
-
-    `fit` "crop" takes the largest centred square, "squeeze" the whole frame.
-    """
-    with Image.open(path) as image:
-        image.draft(None, (3 * size, 3 * size))  # JPEG: decode at 1/2, 1/4 or 1/8, while well above what is needed
-        image = decode(image, channels)
-    if fit == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    image = image.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.asarray(image).reshape(size, size, channels)
-
-
 def _in_8_bits(values: np.ndarray) -> np.ndarray:
     """uint8 of uint8 or uint16, rounded."""
     return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -126,10 +110,11 @@ class Photo:
         return self.pixels.shape[1]
 
     def view(self, channels: int) -> np.ndarray:
-        """What a model of `channels` (1 grey, 3 RGB) sees: float32 (H, W, channels) in [0, 1]; alpha is ignored."""
+        """What a model of `channels` (1 grey, 3 RGB) sees: (H, W, channels), uint8 or uint16; alpha is ignored."""
         pixels = self.colors() if self.pixels.shape[2] == 4 else self.pixels
-        values = pixels / np.float32(np.iinfo(pixels.dtype).max)
-        return _with_channels(values, channels)
+        if pixels.shape[2] == 3 and channels == 1:
+            return np.rint(_with_channels(pixels, 1)).astype(pixels.dtype)
+        return _with_channels(pixels, channels)
 
     def colors(self, step: int = 1) -> np.ndarray:
         """RGB of every `step`-th pixel, (h, w, 3), of the photo's depth, or uint8 where it is in CMYK."""
@@ -146,17 +131,14 @@ class Photo:
         return np.asarray(image)
 
     def composite(self, filling: np.ndarray, missing: np.ndarray) -> Photo:
-        """This photo with `filling`, float32 (H, W, 1 or 3) in [0, 1], where `missing`, bool (H, W), is True.
+        """This photo with `filling`, float32 (n, 1 or 3) in [0, 1], at the n pixels where `missing`, bool (H, W), is.
 
         All other pixels keep their exact values; so does alpha everywhere. Values beyond [0, 1] are clipped.
         """
-        size = (self.height, self.width)
-        if missing.shape != size:
+        if missing.shape != (self.height, self.width):
             raise MaskError(f"the mask is {_size(missing)} but the image {_size(self.pixels)}; make them the same")
-        if filling.shape[:2] != size:
-            raise ImageError(f"the filling is {_size(filling)} but the image {_size(self.pixels)}")
         pixels = self.pixels.copy()
-        pixels[missing] = self._as_pixels(filling[missing].astype(np.float32))
+        pixels[missing] = self._as_pixels(filling)
         return replace(self, pixels=pixels)
 
     def _as_pixels(self, values: np.ndarray) -> np.ndarray:

@@ -1,34 +1,64 @@
-"""Filling: batches of images at a model's own size, and photos of any size.
+"""Filling: batches of images at a model's own size, and photos of any size, one or many at a time.
 
-A photo is shown to the model as a whole, squeezed to the model's size; the filling is scaled back and joined to the
-photo's own pixels. Every filling is a function of its seed and of the photo alone, however many are made at a time.
+Every filling is a function of its seed and of the photo alone, whatever is filled along with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from matfill.errors import ConfigError, MaskError
+from matfill.errors import ConfigError
 from matfill.images import Photo
-from matfill.model import MatNet, push_pull
+from matfill.looks import TOGETHER, Looks, by_frame, by_windows, check
+from matfill.model import Hint, MatNet
 from matfill.stacks import Noise
+from matfill.windows import octaves, surroundings
 
-BATCH = 32  # images in one pass
+#: Squares in one pass; fewer are filled up to that, for in passes of another size the last bits may come out otherwise
+BATCH = {"cpu": 8}
+GPU_BATCH = 64
+ROOM = 8_000_000  # pixels of photos, or of samples of one photo, in progress at the same time
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
 class Fillings:
-    """Several fillings of one photo."""
+    """Several fillings of one photo, of which only the hole is kept."""
 
-    samples: list[Photo]
-    mean: Photo  #: their mean
-    std: np.ndarray  #: float32 (H, W) in [0, 1]: their standard deviation, averaged over channels; 0 where observed
+    photo: Photo
+    missing: np.ndarray  #: bool (H, W)
+    rows: list[np.ndarray]  #: of each sample, the n missing pixels in row-major order: (n, C), of the photo's depth
+    mean_rows: np.ndarray  #: float32 (n, C) in [0, 1]
+    std_rows: np.ndarray  #: float32 (n,), the standard deviation, averaged over channels
+
+    def sample(self, number: int) -> Photo:
+        """The photo with sample `number`, from 0, in its hole."""
+        rows = self.rows[number]
+        return self.photo.composite(rows / np.float32(np.iinfo(rows.dtype).max), self.missing)
+
+    @property
+    def mean(self) -> Photo:
+        """The photo with the mean of the samples in its hole."""
+        return self.photo.composite(self.mean_rows, self.missing)
+
+    @property
+    def std(self) -> np.ndarray:
+        """float32 (H, W) in [0, 1]: the samples' standard deviation, averaged over channels; 0 where observed."""
+        std = np.zeros(self.missing.shape, np.float32)
+        std[self.missing] = self.std_rows
+        return std
+
+
+#: Asks for looks to be filled, is sent them (B, C, S, S), and ends with the fillings of a photo.
+Filling = Generator[Looks, Tensor, Fillings]
 
 
 def temperatures(value: float | Sequence[float], levels: int) -> tuple[float, ...]:
@@ -41,6 +71,9 @@ def temperatures(value: float | Sequence[float], levels: int) -> tuple[float, ..
     return tuple(values * levels if len(values) == 1 else values)
 
 
+# --- squares ---------------------------------------------------------------------------------------------------------
+
+
 def row_noise(seeds: Sequence[Sequence[int]]) -> Noise:
     """Standard normal noise whose row i depends on seeds[i] alone, whatever else is in the batch; always from the CPU,
     so that one seed means one picture on every device."""
@@ -50,23 +83,23 @@ def row_noise(seeds: Sequence[Sequence[int]]) -> Noise:
 
 
 @torch.inference_mode()
-def fill(
-    model: MatNet, x: Tensor, missing: Tensor, seeds: Sequence[Sequence[int]], temperature: tuple[float, ...]
-) -> Tensor:
-    """x (B, C, S, S) in [0, 1] with its missing (B, 1, S, S) pixels filled, one sample each, drawn with seeds[i].
+def fill(model: MatNet, looks: Looks, temperature: tuple[float, ...]) -> Tensor:
+    """x (B, C, S, S) of the looks with its missing pixels filled, row i with seeds[i], in passes of one size.
 
     S is the model's image_size. Observed pixels come back exactly as they were; a model of binary images sees them in
     black and white.
     """
-    binary = model.config.output == "bernoulli"
-    device = model.mean_image.device
+    device, binary = model.mean_image.device, model.config.output == "bernoulli"
+    size = BATCH.get(device.type, GPU_BATCH)
     out = []
-    for i in range(0, len(x), BATCH):
-        part, hole = x[i : i + BATCH].to(device), missing[i : i + BATCH].to(device)
-        noise = row_noise(seeds[i : i + BATCH])
-        seen = (part >= 0.5).to(part.dtype) if binary else part
-        trace = model.generate(seen, hole, lambda shape, noise=noise: noise(shape).to(device), temperature)
-        out.append(model.compose(part, trace).cpu())
+    for i in range(0, len(looks.x), size):
+        places = [min(i + row, len(looks.x) - 1) for row in range(size)]
+        x, missing = looks.x[places].to(device), looks.missing[places].to(device)
+        hint = looks.hint and Hint(looks.hint.image[places].to(device), looks.hint.there[places].to(device))
+        noise = row_noise([looks.seeds[place] for place in places])
+        seen = (x >= 0.5).to(x.dtype) if binary else x
+        trace = model.generate(seen, missing, lambda shape, noise=noise: noise(shape).to(device), temperature, hint)
+        out.append(model.compose(x, trace)[: len(looks.x) - i].cpu())
     return torch.cat(out)
 
 
@@ -87,9 +120,12 @@ def fill_batch(
     holes = torch.tensor(missing)[:, None]
     done = []
     for sample in range(samples):
-        filled = fill(model, x, holes, [(seed, sample, i) for i in range(len(images))], temperature)
+        filled = fill(model, Looks(x, holes, [(seed, sample, i) for i in range(len(images))]), temperature)
         done.append(filled.mul(255).round().byte().movedim(1, -1).numpy())
     return np.stack(done)
+
+
+# --- photos ----------------------------------------------------------------------------------------------------------
 
 
 def inpaint(
@@ -100,54 +136,92 @@ def inpaint(
     samples: int,
     seed: int,
     temperature: tuple[float, ...],
+    windows: bool = False,
 ) -> Fillings:
     """Fill `missing` (H, W) of a photo of any size, `samples` times. Pixels outside the hole keep their exact values.
 
-    MaskError where nothing is missing, or nothing observed.
+    `windows` says how the photo is shown to the model: through windows, or else whole. MaskError where nothing is
+    missing, or nothing observed.
     """
-    if missing.shape != (photo.height, photo.width):
-        size = f"{missing.shape[1]}x{missing.shape[0]}"
-        raise MaskError(f"the mask is {size} but the image {photo.width}x{photo.height}; make them the same")
-    if not missing.any():
-        raise MaskError("the mask is empty: there is nothing to fill")
-    if missing.all():
-        raise MaskError("the mask covers the whole image: nothing is left to go by")
-    pixels = torch.from_numpy(photo.view(model.config.image_channels)).movedim(-1, 0)[None]
-    hole = torch.tensor(missing)[None, None]
-    small, small_hole = squeeze(pixels, hole, model.config.image_size)
-    # one by one: over a larger batch sums may round differently, and a filling must not depend on those beside it
-    filled = [fill(model, small, small_hole, [(seed, sample)], temperature) for sample in range(samples)]
-    full = torch.cat([enlarge(one, pixels, hole) for one in filled])
-    std = full.std(0, correction=0).mean(0).numpy() if samples > 1 else np.zeros(missing.shape, np.float32)
-    return Fillings(
-        samples=[photo.composite(one.movedim(0, -1).numpy(), missing) for one in full],
-        mean=photo.composite(full.mean(0).movedim(0, -1).numpy(), missing),
-        std=np.where(missing, std, np.float32(0)),
-    )
+    task = filling(model, photo, missing, samples=samples, seed=seed, windows=windows)
+    ((_, found),) = fill_together(model, [(None, photo.width * photo.height, task)], temperature)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The whole frame (1, C, H, W) and its hole (1, 1, H, W) at `size` x `size`, antialiased.
+def fill_together(
+    model: MatNet, tasks: Iterable[tuple[Key, int, Filling]], temperature: tuple[float, ...]
+) -> Iterator[tuple[Key, Fillings | Exception]]:
+    """Carry out fillings, several at a time where they are small, and give each back, or the error that it raised.
 
-    A small pixel is missing where any part of it is, or, where a scattered hole would leave none that way, where more
-    of it is than of the average pixel. What lies in the hole has no influence on anything.
+    A task comes with a key of the caller's and the photo's number of pixels. Tasks are taken as they are needed.
     """
-    clean = push_pull(pixels, missing)
-    if pixels.shape[-2:] == (size, size):
-        return clean, missing
-    small = F.interpolate(clean, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    share = F.adaptive_avg_pool2d(missing.float(), size)
-    touched = share > 0
-    return small.clamp(0, 1), share > share.mean() if touched.all() else touched
+    tasks, more = iter(tasks), True
+    waiting: list[tuple[Key, int, Filling, Looks]] = []
+    while True:
+        while more and _has_room(waiting):
+            task = next(tasks, None)
+            if more := task is not None:
+                yield from _go_on(waiting, *task, None)
+        if not waiting:
+            return
+        current, waiting = waiting, []
+        filled = fill(model, _joined([looks for *_, looks in current]), temperature)
+        parts = filled.split([len(looks.x) for *_, looks in current])
+        for (key, area, task, _), part in zip(current, parts, strict=True):
+            yield from _go_on(waiting, key, area, task, part)
 
 
-def enlarge(small: Tensor, pixels: Tensor, missing: Tensor) -> Tensor:
-    """A filled small frame (1, C, S, S) at the size of the photo `pixels` (1, C, H, W), joined to it without a seam.
+def _has_room(waiting: list[tuple[Key, int, Filling, Looks]]) -> bool:
+    squares, area = sum(len(looks.x) for *_, looks in waiting), sum(area for _, area, *_ in waiting)
+    return not waiting or (squares < TOGETHER and area <= ROOM)
 
-    What the photo has over the enlarged frame (detail, a shade) is known around the hole; it is carried on smoothly
-    into the hole and added.
-    """
-    if small.shape == pixels.shape:
-        return small
-    large = F.interpolate(small, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
-    return (large + push_pull(pixels - large, missing)).clamp(0, 1)
+
+def _go_on(
+    waiting: list[tuple[Key, int, Filling, Looks]], key: Key, area: int, task: Filling, filled: Tensor | None
+) -> Iterator[tuple[Key, Fillings | Exception]]:
+    """Send a task what it asked for; it waits for more, or is done."""
+    try:
+        waiting.append((key, area, task, task.send(filled)))
+    except StopIteration as end:
+        yield key, end.value
+    except Exception as error:  # of a batch of thousands, one must not end all
+        yield key, error
+
+
+def _joined(looks: list[Looks]) -> Looks:
+    """Looks of several tasks of the same kind as one."""
+    if len(looks) == 1:
+        return looks[0]
+    hint = None
+    if looks[0].hint:
+        hint = Hint(torch.cat([one.hint.image for one in looks]), torch.cat([one.hint.there for one in looks]))
+    x, missing = (torch.cat([getattr(one, name) for one in looks]) for name in ("x", "missing"))
+    return Looks(x, missing, [seed for one in looks for seed in one.seeds], hint)
+
+
+def filling(model: MatNet, photo: Photo, missing: np.ndarray, *, samples: int, seed: int, windows: bool) -> Filling:
+    """The task of filling a photo, see `inpaint`. Sample s is drawn with seeds that begin with (seed, s)."""
+    check(photo, missing)
+    config = model.config
+    pixels = photo.view(config.image_channels)
+    if windows:
+        around = surroundings(missing, config.image_size)
+        pixels, hole = pixels[around], missing[around]
+        paint = partial(by_windows, octaves(pixels, hole, config.image_size), config.image_size)
+    else:
+        hole = missing
+        paint = partial(by_frame, pixels, hole, config.image_size)
+    del pixels  # it may be large, and what is painted on has it
+    seeds, together = [(seed, sample) for sample in range(samples)], max(1, ROOM // hole.size)
+    rows: list[np.ndarray] = []
+    for first in range(0, samples, together):
+        rows += yield from paint(seeds[first : first + together])
+    white = np.float32(np.iinfo(rows[0].dtype).max)
+    mean, square = np.zeros(rows[0].shape), np.zeros(rows[0].shape)
+    for values in rows:
+        mean += values / white / samples
+    for values in rows:
+        square += (values / white - mean) ** 2 / samples
+    return Fillings(photo, missing, rows, mean.astype(np.float32), np.sqrt(square).mean(-1).astype(np.float32))

@@ -12,7 +12,6 @@ palettes come back as RGB), and exactly the same outside the hole. The command l
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +20,19 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from matfill import bounds, holes, inpainting
+from matfill import holes, inpainting
 from matfill.checkpoint import load_weights
 from matfill.devices import pick_device
 from matfill.errors import ImageError, MaskError
 from matfill.holes import Hole
 from matfill.images import Origin, Photo, mask_of, plain
-from matfill.inpainting import Fillings
+from matfill.inpainting import Filling, Fillings, fill_together, filling
 from matfill.model import MatNet
-from matfill.stacks import from_posterior
+from matfill.photo_scoring import SAMPLES, bits_per_dim
 
 Picture = Image.Image | np.ndarray
 Missing = Picture | str | Sequence[str]
-SCORE_ROWS = 16
-SCORE_SAMPLES = 2 * SCORE_ROWS  # importance samples of a bound; of more, one learns little about one photo
 
 
 class Work(Protocol):
@@ -80,6 +76,11 @@ class Inpainter:
         self.card = card  #: what the weights file says of itself
 
     @property
+    def windows(self) -> bool:
+        """Whether the model looks at photos through windows: where it was trained on patches. Else, at the whole."""
+        return self.card.get("data", {}).get("fit") == "patches"
+
+    @property
     def device(self) -> torch.device:
         return self.model.mean_image.device
 
@@ -111,18 +112,18 @@ class Inpainter:
         hole = _hole(missing, photo, seed, grow, feather)
         filled = self.fill(photo, hole.missing, samples=samples, seed=seed, temperature=self.temperatures(temperature))
         return Inpainted(
-            [back(hole.finish(photo, one), hole) for one in filled.samples],
+            [back(hole.finish(photo, filled.sample(i)), hole) for i in range(samples)],
             back(hole.finish(photo, filled.mean), hole),
             hole.fade(filled.std),
             hole.missing,
             seed,
         )
 
-    def score(self, image: Picture, missing: Missing, *, samples: int = SCORE_SAMPLES, seed: int = 0) -> float:
+    def score(self, image: Picture, missing: Missing, *, samples: int = SAMPLES, seed: int = 0) -> float:
         """How improbable is what the picture really has where it is said to be `missing`, given the rest.
 
         An upper bound on the negative log-likelihood, importance-weighted with that many samples, in bits per missing
-        value, as the model sees the picture: the whole of it, squeezed to the model's own size, with 8 bits. Of two
+        value, as the model sees the picture: through windows, or the whole of it, squeezed; with 8 bits. Of two
         pictures of one hole, the one that scores less is the more probable. Takes and raises what `inpaint` does.
         """
         if samples < 1 or seed < 0:
@@ -139,33 +140,12 @@ class Inpainter:
         self, photo: Photo, missing: np.ndarray, *, samples: int, seed: int, temperature: tuple[float, ...]
     ) -> Fillings:
         """Fillings of one photo, as the engine gives them: neither feathered nor opaque yet."""
-        return inpainting.inpaint(self.model, photo, missing, samples=samples, seed=seed, temperature=temperature)
+        options = {"samples": samples, "seed": seed, "temperature": temperature, "windows": self.windows}
+        return inpainting.inpaint(self.model, photo, missing, **options)
 
-    @torch.inference_mode()
-    def bits_per_dim(self, photo: Photo, missing: np.ndarray, *, samples: int = SCORE_SAMPLES, seed: int = 0) -> float:
+    def bits_per_dim(self, photo: Photo, missing: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> float:
         """What `score` says, of a photo."""
-        config = self.model.config
-        pixels = torch.from_numpy(photo.view(config.image_channels)).movedim(-1, 0)[None]
-        _, hole = inpainting.squeeze(pixels, torch.from_numpy(missing)[None, None], config.image_size)
-        size = (config.image_size, config.image_size)
-        if pixels.shape[2:] != size:
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
-        x, hole = (pixels.clamp(0, 1) * 255).round().to(self.device) / 255, hole.to(self.device)
-        if config.output == "bernoulli":
-            x = (x >= 0.5).to(x.dtype)
-        chance = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices say the same
-
-        def noise(shape: Sequence[int]) -> torch.Tensor:
-            return torch.randn(*shape, generator=chance).to(self.device)
-
-        rows = min(samples, SCORE_ROWS)  # samples in one pass
-        encoded = self.model.encode(x.expand(rows, -1, -1, -1), hole.expand(rows, -1, -1, -1), infer=True)
-        weights = [
-            bounds.log_weight(self.model.decode(encoded, from_posterior(noise), noise)).double()
-            for _ in range(0, samples, rows)
-        ]
-        nats = math.log(samples) - torch.cat(weights)[:samples].logsumexp(0)
-        return float(nats / hole.sum() / config.image_channels / math.log(2))
+        return bits_per_dim(self.model, photo, missing, samples=samples, seed=seed, windows=self.windows)
 
     def fill_all(
         self,
@@ -182,17 +162,25 @@ class Inpainter:
         hole; with `best`, which keeps the most probable sample alone, under "best" its number and its bits_per_dim.
         Works are taken as they are needed, so that they may be read meanwhile.
         """
-        for work in works:
+
+        def tasks() -> Iterator[tuple[SomeWork, int, Filling]]:
+            for work in works:
+                photo, options = work.photo, {"samples": samples, "seed": work.seed, "windows": self.windows}
+                yield work, photo.width * photo.height, filling(self.model, photo, work.missing, **options)
+
+        for work, filled in fill_together(self.model, tasks(), temperature):
             found: dict[str, Any] = {}
             try:
-                filled = self.fill(work.photo, work.missing, samples=samples, seed=work.seed, temperature=temperature)
+                if isinstance(filled, Exception):
+                    raise filled
                 if score:
                     found["bits_per_dim"] = self.bits_per_dim(work.photo, work.missing, seed=work.seed)
                 if best:
-                    scores = [self.bits_per_dim(one, work.missing, seed=work.seed) for one in filled.samples]
+                    numbers = range(samples)
+                    scores = [self.bits_per_dim(filled.sample(i), work.missing, seed=work.seed) for i in numbers]
                     which = int(np.argmin(scores))
                     found["best"] = {"sample": which + 1, "bits_per_dim": scores[which]}
-                    filled = replace(filled, samples=[filled.samples[which]])
+                    filled = replace(filled, rows=[filled.rows[which]])
                 yield work, filled, found
             except Exception as error:  # of a batch of thousands, one must not end all
                 yield work, error, {}

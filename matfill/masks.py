@@ -22,6 +22,10 @@ STROKE_STEP = (0.05, 0.20)  # length of one straight piece, likewise
 STROKE_PIECES = (3, 12)  # pieces in one stroke
 STROKE_BEND = 0.6  # standard deviation of the turn between two pieces, radians
 
+BOX_SIDES = (0.10, 0.75)  # of a box, as shares of the image's sides
+BOXES = 3  # at most; and of several, none that would make them cover more than
+BOX_COVERAGE = 0.75
+
 Draw = Callable[[int, int, np.random.Generator], np.ndarray]
 
 
@@ -69,6 +73,19 @@ def _squares(count: int, side: int, height: int, width: int, rng: np.random.Gene
     lefts = rng.integers(width - side + 1, size=count).tolist()
     for top, left in zip(tops, lefts, strict=True):
         missing[top : top + side, left : left + side] = True
+    return missing
+
+
+def _boxes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Boxes whose centres lie anywhere in the image: many of them are cut off by its edge."""
+    missing = np.zeros((height, width), dtype=bool)
+    for _ in range(rng.integers(1, BOXES, endpoint=True)):
+        sides = np.maximum(1, np.rint(rng.uniform(*BOX_SIDES, 2) * missing.shape)).astype(int)
+        top, left = np.rint(rng.uniform(0, missing.shape) - sides / 2).astype(int)
+        more = missing.copy()
+        more[max(top, 0) : max(top + sides[0], 1), max(left, 0) : max(left + sides[1], 1)] = True
+        if more.mean() <= BOX_COVERAGE or not missing.any():
+            missing = more
     return missing
 
 
@@ -181,6 +198,7 @@ _FORMS: tuple[tuple[str, Callable[..., np.ndarray]], ...] = (
     (r"quadrants([1-3])", _quadrants),
     (r"quadrants([1-3])fixed", _quadrants_fixed),
     (r"pixels([1-9][0-9]?)", _pixels),
+    (r"boxes", _boxes),
     (r"strokes", _strokes),
     (r"all", _everything),
 )

@@ -64,11 +64,30 @@ def push_pull(x: Tensor, missing: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Hint:
+    """What is known of a hole from an image of half the resolution, where that is filled already."""
+
+    image: Tensor  #: (B, C, H, W), such as `enlarge_twice` makes
+    there: Tensor  #: bool (B, 1, H, W), where it says something
+
+
+def halve(x: Tensor) -> Tensor:
+    """(B, C, H, W) at half the resolution; H and W are even."""
+    return F.avg_pool2d(x, 2)
+
+
+def enlarge_twice(x: Tensor) -> Tensor:
+    """(B, C, H, W) at twice the resolution, smoothly."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What a pass computes before it meets the first latent: all of it serves for any number of samples."""
 
     x: Tensor  #: (B, C, H, W); looked at where it is missing only by what `infer` adds
     missing: Tensor
+    unknown: Tensor  #: float (B, 1, H, W): 1 where missing, 0.5 where a hint says something, else 0
     filled: Tensor  #: x with something simple in the hole
     infer: bool  #: whether the inference stacks take part
     seen: Tensor | None  #: what the first stage sees; None where the model is unconditional
@@ -126,6 +145,7 @@ class MatNet(nn.Module):
     Images x (B, C, H, W) are in [0, 1]; `missing` (B, 1, H, W) is True where x is unknown, all over for an
     unconditional model. With two stages, the second sees the first one's mean in the hole, and their output parameters
     add up. `mean_image` (C, H, W), the training mean, stands in the hole where the configuration says fill="mean".
+    With a Hint it is p(x^u | x^k, hint): how a hole too large for one look is filled, octave by octave.
     """
 
     def __init__(self, config: ModelConfig):
@@ -142,13 +162,15 @@ class MatNet(nn.Module):
         size = config.image_size
         self.register_buffer("mean_image", torch.full((config.image_channels, size, size), 0.5))
 
-    def fill(self, x: Tensor, missing: Tensor) -> Tensor:
-        """x with something simple in the hole, (B, C, H, W), a function of the observed pixels only."""
+    def fill(self, x: Tensor, missing: Tensor, hint: Hint | None = None) -> Tensor:
+        """x with something simple in the hole, (B, C, H, W), a function of the observed pixels and the hint only."""
+        if hint:
+            x, missing = torch.where(missing & hint.there, hint.image, x), missing & ~hint.there
         if self.config.fill == "mean":
             return torch.where(missing, self.mean_image.to(x.dtype), x)
         return push_pull(x, missing)
 
-    def encode(self, x: Tensor, missing: Tensor, *, infer: bool) -> Encoded:
+    def encode(self, x: Tensor, missing: Tensor, *, infer: bool, hint: Hint | None = None) -> Encoded:
         """All that does not depend on a latent. Only with `infer` is x looked at where it is missing.
 
         MaskError where the model is unconditional and not all is missing.
@@ -156,10 +178,14 @@ class MatNet(nn.Module):
         conditional = self.config.conditional
         if not conditional and not missing.all():
             raise MaskError("this model is unconditional: it cannot go by what is observed; use one that fills holes")
-        filled = self.fill(x, missing)
-        seen = self._seen(filled, missing) if conditional else None
+        filled = self.fill(x, missing, hint)
+        unknown = missing.to(x.dtype)
+        if hint:
+            unknown = torch.where(hint.there, unknown / 2, unknown)
+        seen = _seen(filled, unknown) if conditional else None
+        states = self.stages[0].encode(seen, x if infer else None)
         look = self.autoregression.look(x) if infer and self.autoregression else None
-        return Encoded(x, missing, filled, infer, seen, self.stages[0].encode(seen, x if infer else None), look)
+        return Encoded(x, missing, unknown, filled, infer, seen, states, look)
 
     def decode(self, encoded: Encoded, source: LatentSource, noise: Noise, *, autoregress: bool = True) -> Trace:
         """One sample of all latents, and the distribution of the missing pixels.
@@ -174,7 +200,7 @@ class MatNet(nn.Module):
         for number, stage in enumerate(self.stages):
             if number:
                 guess = self._distribution(output, encoded.filled).mean.movedim(-1, 1).clamp(0, 1)
-                seen = self._seen(torch.where(missing, guess, x), missing)
+                seen = _seen(torch.where(missing, guess, x), encoded.unknown)
                 states = stage.encode(seen, x if encoded.infer else None)
             update, found = stage.decode(len(x), seen, states, source, number)
             output = update if output is None else output + update
@@ -208,10 +234,6 @@ class MatNet(nn.Module):
         """Uniform noise to draw all pixels of x from, (B, H W, C + 1)."""
         return to_uniform(noise((len(x), x[0, 0].numel(), x.shape[1] + 1)))
 
-    def _seen(self, filled: Tensor, missing: Tensor) -> Tensor:
-        seen = torch.cat([2 * filled - 1, 2 * missing.to(filled.dtype) - 1], dim=1)
-        return seen.contiguous(memory_format=torch.channels_last)
-
     def _distribution(self, raw: Tensor, base: Tensor, where: Tensor | None = None) -> PixelDistribution:
         """Of all pixels (B, H, W), or of the rows that `where` (B, H, W) selects; features are left aside."""
         raw = raw[:, : self.parameters_per_pixel]
@@ -220,13 +242,15 @@ class MatNet(nn.Module):
             raw, base = raw[where], base[where]
         return PIXELS[self.config.output](raw, base, self.config)
 
-    def forward(self, x: Tensor, missing: Tensor, noise: Noise) -> Trace:
+    def forward(self, x: Tensor, missing: Tensor, noise: Noise, hint: Hint | None = None) -> Trace:
         """z from q: for training and scoring (see bounds.py)."""
-        return self.decode(self.encode(x, missing, infer=True), from_posterior(noise), noise)
+        return self.decode(self.encode(x, missing, infer=True, hint=hint), from_posterior(noise), noise)
 
-    def generate(self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...]) -> Trace:
+    def generate(
+        self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...], hint: Hint | None = None
+    ) -> Trace:
         """z from p, each level at its own temperature, coarsest first; x is not looked at where it is missing."""
-        return self.decode(self.encode(x, missing, infer=False), from_prior(noise, temperature), noise)
+        return self.decode(self.encode(x, missing, infer=False, hint=hint), from_prior(noise, temperature), noise)
 
     def sample(self, x: Tensor, missing: Tensor, noise: Noise, temperature: tuple[float, ...]) -> Tensor:
         """x (B, C, H, W) with its missing pixels drawn, 8-bit or binary values: z from p, then pixels given z."""
@@ -246,6 +270,12 @@ class MatNet(nn.Module):
     def inference_parameters(self) -> list[nn.Parameter]:
         """Those of q alone: p, and with it every likelihood, is a function of all the others."""
         return [parameter for stage in self.stages for parameter in stage.inference.parameters()]
+
+
+def _seen(filled: Tensor, unknown: Tensor) -> Tensor:
+    """What a stage sees, (B, C + 1, H, W), from -1 to 1."""
+    seen = torch.cat([2 * filled - 1, 2 * unknown - 1], dim=1)
+    return seen.contiguous(memory_format=torch.channels_last)
 
 
 def _paste(x: Tensor, where: Tensor, rows: Tensor) -> Tensor:

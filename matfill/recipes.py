@@ -46,6 +46,25 @@ def faces() -> Recipe:
     return model, TrainConfig(mask="random3x20", batch=32, minutes=360, flip=True)
 
 
+def photos() -> Recipe:
+    """The model of `faces` on patches of photographs, and holes of all kinds: what fills any photo through windows.
+
+    A part of the images has the hole known at half the resolution, as it is where a large one is filled octave by
+    octave (see windows.py). `matfill train photos --recipe photos`, of any folder `photos` of photographs.
+    """
+    model, config = faces()
+    return model, dataclasses.replace(config, mask="random3x20,strokes,boxes", fit="patches", hinted=0.35)
+
+
+def heritage() -> Recipe:
+    """As `faces`, on bell towers, domes, vaults: it stands in for the paper's churches and towers (section 3).
+
+    `matfill train heritage64 --recipe heritage`
+    """
+    model, config = faces()
+    return model, dataclasses.replace(config, minutes=120)
+
+
 def quadrants() -> Recipe:
     """One stage on binarised digits, 28x28: one, two or three visible quadrants, as in the paper's Table 2.
 
@@ -168,6 +187,8 @@ def cifar10() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "faces": faces,
+    "photos": photos,
+    "heritage": heritage,
     "quadrants": quadrants,
     "mnist-fc": mnist_fc,
     "mnist": mnist,

@@ -21,7 +21,7 @@ from matfill.checkpoint import WEIGHTS_NAME, load_tensors, save_tensors, save_we
 from matfill.config import Level, TrainConfig
 from matfill.errors import MatfillError, WeightsError
 from matfill.layers import Conv2d
-from matfill.model import MatNet
+from matfill.model import Hint, MatNet, enlarge_twice, halve
 from matfill.stacks import Noise, from_posterior
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -67,13 +67,17 @@ class Objective(nn.Module):
         kl_weights: list[float],
         informed: int = 0,
         top_down_weight: float = 0.0,
+        hinted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss (a scalar), and sums over the batch: missing dims, distortion, rate of each module in turn.
 
         `kl_weights` are the rates' weights, level by level from the coarsest; `informed` is the number of levels with
-        z ~ q in the prediction.
+        z ~ q in the prediction; `hinted`, bool (B,), says whose hole is known at half the resolution.
         """
-        trace = self.model(x, missing, noise)
+        hint = None
+        if hinted is not None:
+            hint = Hint(enlarge_twice(halve(x)), hinted.view(-1, 1, 1, 1).expand_as(missing))
+        trace = self.model(x, missing, noise, hint)
         distortion, rates = bounds.distortion(trace), bounds.module_rates(trace)
         weights = [kl_weights[latent.level] for latent in trace.latents]
         loss = distortion.mean() + sum(weight * rate.mean() for weight, rate in zip(weights, rates, strict=True))
@@ -82,13 +86,14 @@ class Objective(nn.Module):
         if top_down_weight:
             loss = loss + top_down_weight * -trace.top_down.log_prob(trace.target).sum() / len(x)
         if self.prediction_weight:
-            error = self._prediction_error(x[::2], missing[::2], noise, informed)
+            half = hint and Hint(hint.image[::2], hint.there[::2])
+            error = self._prediction_error(x[::2], missing[::2], noise, informed, half)
             loss = loss + self.prediction_weight * error / len(x[::2])
         parts = [bounds.missing_dims(trace), distortion, *rates]
         return loss / self.model.config.dims, torch.stack([part.detach().float().sum() for part in parts])
 
-    def _prediction_error(self, x: Tensor, missing: Tensor, noise: Noise, informed: int) -> Tensor:
-        encoded = self.model.encode(x, missing, infer=informed > 0)
+    def _prediction_error(self, x: Tensor, missing: Tensor, noise: Noise, informed: int, hint: Hint | None) -> Tensor:
+        encoded = self.model.encode(x, missing, infer=informed > 0, hint=hint)
         trace = self.model.decode(encoded, from_posterior(noise, informed), noise, autoregress=False)
         target = x.movedim(1, -1)[missing[:, 0]]
         return (trace.pixels.mean - target).square().sum() / (2 * 0.1**2)
@@ -197,11 +202,21 @@ class Trainer:
         """
         config, progress = self.config, self.progress
         noise = noise or gaussian_noise(self.device, config.seed, 0, progress.update, self.rank)
-        levels = len(self.model.config.levels)
-        informed = int(np.random.default_rng((config.seed, progress.update)).integers(levels))
+        draws = np.random.default_rng((config.seed, progress.update))  # the same ones in every process
+        informed = int(draws.integers(len(self.model.config.levels)))
+        share = slice(self.rank * len(images), (self.rank + 1) * len(images))
+        hinted = torch.from_numpy(draws.random(config.batch)[share] < config.hinted).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             x, missing = unit_images(images, self.device), missing.to(self.device)
-            loss, sums = self.objective(x, missing, noise, self.kl_weights(), informed, self.top_down_weight())
+            loss, sums = self.objective(
+                x,
+                missing,
+                noise,
+                self.kl_weights(),
+                informed,
+                self.top_down_weight(),
+                hinted if config.hinted else None,
+            )
         loss.backward()
         limit = config.skip * progress.usual_norm if progress.update >= GUARD_UPDATES else math.inf
         norm, applied = self._apply_gradients(limit)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
-import matfill
 from matfill import recipes
 from matfill.batches import TrainBatches, heldout, mean_image
 from matfill.checkpoint import METRICS_NAME, load_weights
@@ -30,6 +28,7 @@ from matfill.errors import ConfigError, DataError, MatfillError
 from matfill.image_set import ImageSet
 from matfill.model import MatNet
 from matfill.processes import agree, in_turns, process_group, stop_requests
+from matfill.provenance import source_version
 from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_checkpoint, summarise
 
 LOG_SECONDS = 10.0
@@ -50,7 +49,6 @@ def run(
     *,
     recipe: str = "faces",
     paper: bool = False,
-    fit: str = "crop",
     resume: bool = False,
     init: str | None = None,
     device: str = "auto",
@@ -65,7 +63,7 @@ def run(
     """
     chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
-        plan = resumed(out, changes) if resume else fresh(out, recipe, paper, init, fit, changes, chosen)
+        plan = resumed(out, changes) if resume else fresh(out, recipe, paper, init, changes, chosen)
         data = in_turns(lambda: training_images(source, out, plan, report))
         report({**data.summary(), "event": "data", "unreadable": data.unreadable, "rebuilt": data.rebuilt})
         trainer, card = plan.build(data, chosen)
@@ -89,13 +87,10 @@ class Plan:
 
     model: ModelConfig
     config: TrainConfig
-    fit: str
     build: Callable[[ImageSet, torch.device], tuple[Trainer, Card]]
 
 
-def fresh(
-    out: Path, recipe: str, paper: bool, init: str | None, fit: str, changes: dict[str, Any], device: torch.device
-) -> Plan:
+def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[str, Any], device: torch.device) -> Plan:
     """A run of a recipe with changes, from random weights or those that `init` names."""
     if (out / CHECKPOINT_NAME).exists():
         raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
@@ -112,7 +107,7 @@ def fresh(
             training["init"] = {"weights": init, "training": start_card.get("training")}
         return Trainer(model, config, device), {"data": data.summary(), "training": training}
 
-    return Plan(model_config, config, fit, build)
+    return Plan(model_config, config, build)
 
 
 def resumed(out: Path, changes: dict[str, Any]) -> Plan:
@@ -127,7 +122,7 @@ def resumed(out: Path, changes: dict[str, Any]) -> Plan:
         trainer.restore(tensors, header["state"])
         return trainer, card
 
-    return Plan(model_config, config, card["data"]["fit"], build)
+    return Plan(model_config, config, build)
 
 
 def new_config(
@@ -174,20 +169,10 @@ def training_images(source: Path, out: Path, plan: Plan, report: Report) -> Imag
     except OSError as error:
         raise DataError(f"cannot make the run folder {out}: {error.strerror}") from None
     size, channels, cache = plan.model.image_size, plan.model.image_channels, out / "cache"
-    data = open_data(source, size=size, channels=channels, fit=plan.fit, cache=cache, on_progress=progress)
+    data = open_data(source, size=size, channels=channels, fit=plan.config.fit, cache=cache, on_progress=progress)
     if not len(data.train):
         raise DataError(f"{source} has no training images, only others; add some")
     return data
-
-
-def source_version() -> str:
-    """matfill's version, with the commit where it runs from a checkout."""
-    here = Path(matfill.__file__).parent.parent
-    if (here / ".git").exists():
-        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
-        if found.returncode == 0:
-            return f"{matfill.__version__} ({found.stdout.strip()})"
-    return matfill.__version__
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

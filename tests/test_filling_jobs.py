@@ -36,11 +36,11 @@ def fill_all(works, samples=1):
             yield work, RuntimeError("out of memory:\n12 GiB"), {}
             continue
         shades = [(work.seed + 50 * i) % 256 / 255 for i in range(samples)]
-        shape = (work.photo.height, work.photo.width, 3)
+        shape = (work.missing.sum(), 3)
         filled = [work.photo.composite(np.full(shape, shade, np.float32), work.missing) for shade in shades]
         std = np.where(work.missing, np.float32(np.std(shades)), np.float32(0))
         mean = work.photo.composite(np.full(shape, np.mean(shades), np.float32), work.missing)
-        yield work, SimpleNamespace(samples=filled, mean=mean, std=std), {}
+        yield work, SimpleNamespace(sample=filled.__getitem__, mean=mean, std=std), {}
 
 
 def do(tops, hole="box:1,1,4,4", out="out", seed=0, fill=fill_all, **wanted):

@@ -52,7 +52,7 @@ def again(source, target, **options):
     photo = load_photo(source)
     missing = np.zeros((photo.height, photo.width), bool)
     missing[:4, :4] = True
-    save_photo(photo.composite(np.zeros((photo.height, photo.width, 3), np.float32), missing), target, **options)
+    save_photo(photo.composite(np.zeros((16, 3), np.float32), missing), target, **options)
     return photo
 
 

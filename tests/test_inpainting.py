@@ -10,7 +10,8 @@ from tiny import holes, images, tiny_model
 from matfill import inpainting
 from matfill.errors import ConfigError, MaskError
 from matfill.images import Photo
-from matfill.inpainting import enlarge, fill, fill_batch, inpaint, row_noise, squeeze, temperatures
+from matfill.inpainting import fill, fill_batch, inpaint, row_noise, temperatures
+from matfill.looks import Looks, enlarge, squeeze
 
 ONES = (1.0, 1.0, 1.0)
 SIZES = [(8, 8), (64, 64), (178, 218), (33, 70), (5, 3), (300, 8), (8, 300), (2, 1)]  # width, height
@@ -47,12 +48,19 @@ def middle(size):
     return missing
 
 
-def fillings(model, photo, missing, samples=2, seed=0, temperature=ONES):
-    return inpaint(model, photo, missing, samples=samples, seed=seed, temperature=temperature)
+ways = pytest.mark.parametrize("windows", [False, True], ids=["whole", "windows"])
+
+
+def fillings(model, photo, missing, samples=2, seed=0, temperature=ONES, windows=False):
+    return inpaint(model, photo, missing, samples=samples, seed=seed, temperature=temperature, windows=windows)
+
+
+def samples_of(found):
+    return [found.sample(i) for i in range(len(found.rows))]
 
 
 def everything(found):
-    return [photo.pixels for photo in (*found.samples, found.mean)] + [found.std]
+    return [photo.pixels for photo in (*samples_of(found), found.mean)] + [found.std]
 
 
 # --- what is observed ------------------------------------------------------------------------------------------------
@@ -60,10 +68,11 @@ def everything(found):
 
 @sizes
 @pytest.mark.parametrize(("channels", "dtype", "alpha"), [(3, np.uint8, False), (1, np.uint16, True)])
-def test_observed_pixels_keep_their_exact_values(model, size, channels, dtype, alpha):
+@ways
+def test_observed_pixels_keep_their_exact_values(model, size, channels, dtype, alpha, windows):
     photo, missing = random_photo(size, channels, dtype, alpha=alpha), middle(size)
-    found = fillings(model, photo, missing)
-    for filled in (*found.samples, found.mean):
+    found = fillings(model, photo, missing, windows=windows)
+    for filled in (*samples_of(found), found.mean):
         assert filled.pixels.dtype == dtype and filled.pixels.shape == photo.pixels.shape
         np.testing.assert_array_equal(filled.pixels[~missing], photo.pixels[~missing])
         assert (filled.alpha is None) if photo.alpha is None else np.array_equal(filled.alpha, photo.alpha)
@@ -73,18 +82,19 @@ def test_observed_pixels_keep_their_exact_values(model, size, channels, dtype, a
 
 @pytest.mark.parametrize("photo_channels", [1, 3])
 @pytest.mark.parametrize("model_channels", [1, 3])
-def test_models_and_photos_may_differ_in_channels(model_channels, photo_channels):
+@ways
+def test_models_and_photos_may_differ_in_channels(model_channels, photo_channels, windows):
     size = (20, 15)
     photo, missing = random_photo(size, photo_channels), middle(size)
-    found = fillings(tiny_model(image_channels=model_channels), photo, missing)
-    assert found.samples[0].pixels.shape == photo.pixels.shape
-    np.testing.assert_array_equal(found.samples[0].pixels[~missing], photo.pixels[~missing])
-    assert (found.samples[0].pixels[missing] != photo.pixels[missing]).any()
+    found = fillings(tiny_model(image_channels=model_channels), photo, missing, windows=windows)
+    assert found.sample(0).pixels.shape == photo.pixels.shape
+    np.testing.assert_array_equal(found.sample(0).pixels[~missing], photo.pixels[~missing])
+    assert (found.sample(0).pixels[missing] != photo.pixels[missing]).any()
 
 
 def test_16_bits_are_filled_in_16_bits(model):
     size = (20, 15)
-    inside = fillings(model, random_photo(size, 1, np.uint16), middle(size)).samples[0].pixels[middle(size)]
+    inside = fillings(model, random_photo(size, 1, np.uint16), middle(size)).sample(0).pixels[middle(size)]
     assert len(np.unique(inside % 257)) > 5
 
 
@@ -93,23 +103,27 @@ def test_16_bits_are_filled_in_16_bits(model):
 
 @sizes
 @pytest.mark.parametrize("value", [0, 255])
-def test_what_lies_in_the_hole_has_no_influence(model, size, value):
+@ways
+def test_what_lies_in_the_hole_has_no_influence(model, size, value, windows):
     photo, missing = random_photo(size), middle(size)
     pixels = photo.pixels.copy()
     pixels[missing] = value
     for a, b in zip(
-        everything(fillings(model, photo, missing)), everything(fillings(model, Photo(pixels), missing)), strict=True
+        everything(fillings(model, photo, missing, windows=windows)),
+        everything(fillings(model, Photo(pixels), missing, windows=windows)),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_whole_hole_is_filled(model):
+@ways
+def test_the_whole_hole_is_filled(model, windows):
     """Wherever it lies, and however little of the photo is left."""
     size = (40, 30)
     for missing in (middle(size), ~middle(size), np.indices((30, 40)).sum(0) % 2 == 0):
-        photo = random_photo(size)
-        found = fillings(model, photo, missing, samples=4)
-        assert (found.samples[0].pixels != photo.pixels).any(-1)[missing].mean() > 0.95
+        photo = random_photo(size, 3, np.uint16)
+        found = fillings(model, photo, missing, samples=4, windows=windows)
+        assert (found.sample(0).pixels != photo.pixels).any(-1)[missing].mean() > 0.95
         assert (found.std[missing] > 0).mean() > 0.95
 
 
@@ -117,45 +131,58 @@ def test_the_whole_hole_is_filled(model):
 
 
 @sizes
-def test_a_filling_depends_on_its_seed_alone(model, size):
+@ways
+def test_a_filling_depends_on_its_seed_alone(model, size, windows):
     """Not on how many are made: sample 1 of 4 is sample 1 of 1, bit by bit, in 16 bits."""
     photo, missing = random_photo(size, 3, np.uint16), middle(size)
-    four, one = fillings(model, photo, missing, samples=4, seed=3), fillings(model, photo, missing, samples=1, seed=3)
-    again, other = fillings(model, photo, missing, samples=4, seed=3), fillings(model, photo, missing, seed=4)
-    np.testing.assert_array_equal(four.samples[0].pixels, one.samples[0].pixels)
+    four, one = (
+        fillings(model, photo, missing, samples=4, seed=3, windows=windows),
+        fillings(model, photo, missing, samples=1, seed=3, windows=windows),
+    )
+    again, other = (
+        fillings(model, photo, missing, samples=4, seed=3, windows=windows),
+        fillings(model, photo, missing, seed=4, windows=windows),
+    )
+    np.testing.assert_array_equal(four.sample(0).pixels, one.sample(0).pixels)
     for a, b in zip(everything(four), everything(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert (four.samples[0].pixels != other.samples[0].pixels).any()
-    assert (four.samples[0].pixels != four.samples[1].pixels).any()
+    assert (four.sample(0).pixels != other.sample(0).pixels).any()
+    assert (four.sample(0).pixels != four.sample(1).pixels).any()
 
 
-def test_the_global_random_state_has_no_part(model):
+@ways
+def test_the_global_random_state_has_no_part(model, windows):
     photo, missing = random_photo((20, 15)), middle((20, 15))
-    first = fillings(model, photo, missing)
+    first = fillings(model, photo, missing, windows=windows)
     torch.manual_seed(1234)
-    np.testing.assert_array_equal(first.mean.pixels, fillings(model, photo, missing).mean.pixels)
+    np.testing.assert_array_equal(first.mean.pixels, fillings(model, photo, missing, windows=windows).mean.pixels)
 
 
-def test_mean_and_std_are_those_of_the_samples(model):
+@ways
+def test_mean_and_std_are_those_of_the_samples(model, windows):
     size = (40, 30)
     photo, missing = random_photo(size, 3, np.uint16), middle(size)
-    found = fillings(model, photo, missing, samples=6)
-    values = np.stack([sample.pixels for sample in found.samples]) / 65535
+    found = fillings(model, photo, missing, samples=6, windows=windows)
+    values = np.stack([sample.pixels for sample in samples_of(found)]) / 65535
     np.testing.assert_allclose(found.mean.pixels / 65535, values.mean(0), atol=2e-5)
     np.testing.assert_allclose(found.std, np.where(missing, values.std(0).mean(-1), 0), atol=2e-5)
     assert found.std.max() > 1e-3
 
 
-def test_one_sample_has_no_spread(model):
-    found = fillings(model, random_photo((20, 15)), middle((20, 15)), samples=1)
+@ways
+def test_one_sample_has_no_spread(model, windows):
+    found = fillings(model, random_photo((20, 15)), middle((20, 15)), samples=1, windows=windows)
     assert (found.std == 0).all()
-    np.testing.assert_array_equal(found.mean.pixels, found.samples[0].pixels)
+    np.testing.assert_array_equal(found.mean.pixels, found.sample(0).pixels)
 
 
-def test_at_temperature_0_all_samples_are_one(model):
-    found = fillings(model, random_photo((20, 15)), middle((20, 15)), samples=3, temperature=(0.0, 0.0, 0.0))
-    for sample in found.samples[1:]:
-        np.testing.assert_array_equal(sample.pixels, found.samples[0].pixels)
+@ways
+def test_at_temperature_0_all_samples_are_one(model, windows):
+    found = fillings(
+        model, random_photo((20, 15)), middle((20, 15)), samples=3, temperature=(0.0, 0.0, 0.0), windows=windows
+    )
+    for sample in samples_of(found)[1:]:
+        np.testing.assert_array_equal(sample.pixels, found.sample(0).pixels)
     assert found.std.max() < 1e-6
 
 
@@ -234,7 +261,7 @@ SMOOTH = [(64, 64), (178, 218), (33, 70), (300, 20), (20, 300), (256, 256)]
 @pytest.mark.parametrize("size", SMOOTH, ids=str)
 def test_a_smooth_photo_is_filled_without_a_seam(plain_model, size):
     photo, missing = ramp(size), middle(size)
-    filled = fillings(plain_model, photo, missing).samples[0].pixels
+    filled = fillings(plain_model, photo, missing).sample(0).pixels
     assert jumps(filled, missing) <= jumps(photo.pixels, missing) + 12
     assert np.abs(filled.astype(int) - photo.pixels).max() < 40
 
@@ -243,7 +270,10 @@ def test_a_smooth_photo_is_filled_without_a_seam(plain_model, size):
 def test_a_shade_of_the_models_own_is_corrected(size):
     """What a model has too bright or too dark around the hole does not show as an edge."""
     photo, missing = ramp(size), middle(size)
-    pixels, hole = torch.from_numpy(photo.view(3)).movedim(-1, 0)[None], torch.from_numpy(missing)[None, None]
+    pixels, hole = (
+        torch.from_numpy(photo.view(3) / np.float32(255)).movedim(-1, 0)[None],
+        torch.from_numpy(missing)[None, None],
+    )
     small, _ = squeeze(pixels, torch.zeros_like(hole), 8)
     joined = enlarge(0.8 * small + 0.1, pixels, hole)
     joined = torch.where(hole, joined, pixels)[0].movedim(0, -1).mul(255).round().numpy()
@@ -295,19 +325,19 @@ def test_a_batch_is_rounded_to_the_nearest_level(model):
     x, missing = images(3), holes(3)
     pixels, _ = image_batch(3)
     found = fill_batch(model, pixels, missing[:, 0].numpy(), samples=1, seed=5, temperature=ONES)[0]
-    wanted = fill(model, x, missing, [(5, 0, i) for i in range(3)], ONES).movedim(1, -1).numpy()
+    wanted = fill(model, Looks(x, missing, [(5, 0, i) for i in range(3)]), ONES).movedim(1, -1).numpy()
     np.testing.assert_array_equal(found, np.rint(wanted * 255))
 
 
 def test_an_image_of_a_batch_is_filled_as_it_is_alone(model, monkeypatch):
     """But for the last bits: in batches of any size, at any place."""
     x, missing, seeds = images(5), holes(5), [(9, i) for i in range(5)]
-    together = fill(model, x, missing, seeds, ONES)
-    monkeypatch.setattr(inpainting, "BATCH", 2)
-    torch.testing.assert_close(fill(model, x, missing, seeds, ONES), together, rtol=0, atol=1e-5)
-    alone = fill(model, x[3:4], missing[3:4], seeds[3:4], ONES)
+    together = fill(model, Looks(x, missing, seeds), ONES)
+    monkeypatch.setitem(inpainting.BATCH, "cpu", 2)
+    torch.testing.assert_close(fill(model, Looks(x, missing, seeds), ONES), together, rtol=0, atol=1e-5)
+    alone = fill(model, Looks(x[3:4], missing[3:4], seeds[3:4]), ONES)
     torch.testing.assert_close(alone, together[3:4], rtol=0, atol=1e-5)
-    assert (fill(model, x[3:4], missing[3:4], [(9, 0)], ONES) - alone).abs().max() > 1e-3
+    assert (fill(model, Looks(x[3:4], missing[3:4], [(9, 0)]), ONES) - alone).abs().max() > 1e-3
 
 
 def test_arrays_may_be_read_only(model):

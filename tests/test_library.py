@@ -75,7 +75,7 @@ def test_the_command_and_the_library_fill_alike(model, tmp_path):
     image = picture("RGB")
     image.save(tmp_path / "a.png")
     photo = load_photo(tmp_path / "a.png")
-    filled = model.fill(photo, MISSING, samples=1, seed=3, temperature=model.temperatures()).samples[0]
+    filled = model.fill(photo, MISSING, samples=1, seed=3, temperature=model.temperatures()).sample(0)
     save_photo(filled, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as written:
         np.testing.assert_array_equal(np.asarray(model.inpaint(image, MISSING, seed=3).samples[0]), np.asarray(written))

@@ -8,7 +8,7 @@ import pytest
 from matfill.errors import MaskError
 from matfill.masks import GRAMMAR, parse, sample_batch
 
-ALL = ["random3x20", "center32", "quadrants2", "left", "right", "top", "bottom", "strokes", "pixels50"]
+ALL = ["random3x20", "center32", "quadrants2", "left", "right", "top", "bottom", "boxes", "strokes", "pixels50"]
 
 
 def seeds(count, seed=0):
@@ -95,6 +95,16 @@ def test_pixels_are_exactly_that_many_and_spread_evenly(percent):
     assert (np.abs(masks.mean(axis=0) - p) < 5 * np.sqrt(p * (1 - p) / 2000)).all()
 
 
+def test_boxes_lie_everywhere_at_the_edges_too_and_leave_something():
+    found = sample_batch(parse("boxes"), 40, 60, seeds(2000))
+    covered = found.mean((1, 2))
+    assert covered.max() <= 0.75 and 0.15 < covered.mean() < 0.4
+    often = found.mean(0)
+    assert often.min() > 0.06 and often.max() < 6 * often.min()
+    assert found[:, 0].any(1).mean() > 0.3 and found[:, 0].all(1).mean() < 0.02
+    assert parse("boxes").sample(1, 1, np.random.default_rng(0)).all()
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (64, 64), (64, 160), (300, 200)])
 def test_strokes_cover_a_sensible_share(shape):
     coverage = sample_batch(parse("strokes"), *shape, seeds(100)).mean(axis=(1, 2))
@@ -124,7 +134,7 @@ def test_a_mask_depends_on_its_own_seed_alone(spec):
     assert (sample_batch(pickle.loads(pickle.dumps(sampler)), 64, 64, seeds(8)) == whole).all()
 
 
-@pytest.mark.parametrize("spec", ["random3x20", "strokes", "pixels50"])
+@pytest.mark.parametrize("spec", ["random3x20", "boxes", "strokes", "pixels50"])
 def test_other_seeds_give_other_masks(spec):
     masks = sample_batch(parse(spec), 64, 64, [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
     assert len(np.unique(masks.reshape(4, -1), axis=0)) == 4

@@ -6,7 +6,7 @@ from tiny import holes, images, seeded_noise, tiny_model
 
 from matfill.bounds import free_energy
 from matfill.config import FILLS, OUTPUTS, Level
-from matfill.model import push_pull
+from matfill.model import Hint, enlarge_twice, halve, push_pull
 
 ONES = (1.0, 1.0, 1.0)
 every_form = pytest.mark.parametrize("paper", [False, True])
@@ -176,6 +176,51 @@ def test_the_stages_see_nothing_of_what_is_missing(model, content):
     seen = seen_by_stages(x)
     assert len(seen) == 2 * len(model.stages)
     assert_identical(seen, seen_by_stages(other_content(x, missing, content)))
+
+
+def hint_for(missing, seed=9):
+    """One that says something of half of the hole."""
+    there = torch.rand(missing.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return Hint(images(len(missing), seed=seed), there)
+
+
+@contents
+def test_with_a_hint_nothing_depends_on_what_is_missing_either(model, content):
+    x, missing = batch()
+    hint = hint_for(missing)
+    found = [
+        model.generate(given, missing, seeded_noise(), ONES, hint) for given in (x, other_content(x, missing, content))
+    ]
+    assert_identical(generator_side(found[0]), generator_side(found[1]))
+
+
+def test_a_hint_matters_where_it_says_something_in_the_hole_and_nowhere_else(model):
+    x, missing = batch()
+    hint = hint_for(missing)
+    elsewhere = torch.where(hint.there & missing, hint.image, 0.123)
+    first, same, none, other = (
+        model.generate(x, missing, seeded_noise(), ONES, given)
+        for given in (hint, Hint(elsewhere, hint.there), None, Hint(1 - hint.image, hint.there))
+    )
+    assert_identical(generator_side(first), generator_side(same))
+    for another in (none, other):
+        assert not torch.equal(first.pixels.mean, another.pixels.mean)
+    silent = Hint(hint.image, torch.zeros_like(missing))
+    assert_identical(generator_side(none), generator_side(model.generate(x, missing, seeded_noise(), ONES, silent)))
+
+
+def test_a_hint_stands_in_the_hole(model):
+    x, missing = batch()
+    hint = Hint(images(len(x), seed=5), torch.ones_like(missing))
+    assert torch.equal(model.fill(x, missing, hint), torch.where(missing, hint.image, x))
+
+
+def test_halving_and_enlarging_keep_places_and_means():
+    x = images(2)
+    assert halve(x).shape == (2, 3, 4, 4) and enlarge_twice(halve(x)).shape == x.shape
+    torch.testing.assert_close(enlarge_twice(halve(x)).mean((2, 3)), x.mean((2, 3)), atol=0.05, rtol=0)
+    ramp = torch.arange(16.0).expand(1, 1, 16, 16)
+    torch.testing.assert_close(enlarge_twice(halve(ramp))[..., 1:-1], ramp[..., 1:-1])
 
 
 def test_what_is_observed_does_matter(model):

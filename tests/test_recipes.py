@@ -9,8 +9,9 @@ from matfill.model import MatNet
 from matfill.recipes import RECIPES, recipe
 from matfill.training import new_config
 
-LARGEST = {"faces": 11, "cifar10": 12}  # MiB in float16; of all others 6
-DATA = {"mnist": (28, 1), "binarized-mnist": (28, 1), "omniglot": (28, 1), "cifar10": (32, 3), "celeba64": (64, 3)}
+LARGEST = {"faces": 11, "photos": 16, "heritage": 12, "cifar10": 12}  # MiB in float16; of all others 6
+DATA = {"mnist": (28, 1), "binarized-mnist": (28, 1), "omniglot": (28, 1), "cifar10": (32, 3)}
+DATA |= dict.fromkeys(("celeba64", "photos", "heritage64"), (64, 3))
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 

@@ -10,6 +10,7 @@ from tiny import holes, images, seeded_noise, tiny_model
 from matfill import bounds
 from matfill.config import Level, TrainConfig
 from matfill.errors import ConfigError
+from matfill.model import enlarge_twice, halve
 from matfill.stacks import from_posterior
 from matfill.trainer import Objective, Trainer, heldout_scores, load_checkpoint, summarise
 
@@ -260,8 +261,59 @@ def test_the_weight_of_the_top_down_output_reaches_the_update():
     [
         ({"conditional": False}, {"mask": "random2x3"}, "mask is 'random2x3'; allowed: 'all'"),
         ({"conditional": False}, {"component_entropy": 0.5}, "component_entropy is 0.5; allowed: 0"),
+        ({"conditional": False}, {"hinted": 0.5}, "hinted is 0.5; allowed: 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_once(model, train, says):
     with pytest.raises(ConfigError, match=says):
         Trainer(tiny_model(**model), dataclasses.replace(CONFIG, **train), CPU)
+
+
+# --- holes that are known at half the resolution ---------------------------------------------------------------------
+
+
+def hinted_objective(monkeypatch, config, count=8):
+    """What the updates of a trainer say of who is hinted."""
+    trainer, seen = Trainer(tiny_model().train(), config, torch.device("cpu")), []
+    inner = trainer.objective.forward
+    monkeypatch.setattr(trainer.objective, "forward", lambda *args: seen.append(args[-1]) or inner(*args))
+    for _ in range(count):
+        trainer.step((images(config.batch) * 255).byte(), holes(config.batch))
+    return seen
+
+
+def test_as_many_images_are_hinted_as_the_configuration_says(monkeypatch):
+    found = torch.stack(hinted_objective(monkeypatch, TrainConfig(updates=9, batch=32, hinted=0.3)))
+    assert 0.2 < found.float().mean() < 0.4
+    assert len({tuple(row) for row in found.tolist()}) == len(found)
+    assert hinted_objective(monkeypatch, TrainConfig(updates=9, batch=4), 1) == [None]
+
+
+def test_a_hinted_image_is_seen_with_its_own_half_resolution_in_the_hole(monkeypatch):
+    model, x, missing = tiny_model(), images(2), holes(2)
+    given = []
+    inner = model.encode
+    monkeypatch.setattr(model, "encode", lambda *args, **kind: given.append(kind["hint"]) or inner(*args, **kind))
+    hinted = torch.tensor([True, False])
+    Objective(model, prediction_weight=1.0)(x, missing, seeded_noise(), [1.0] * 3, hinted=hinted)
+    whole, every_second = given
+    torch.testing.assert_close(whole.image, enlarge_twice(halve(x)))
+    assert whole.there[0].all() and not whole.there[1].any()
+    assert every_second.there.shape[0] == 1 and every_second.there.all()
+
+
+def test_a_hint_makes_the_hole_cheaper_once_it_is_learnt():
+    torch.manual_seed(0)
+    model = tiny_model().train()
+    trainer = Trainer(model, TrainConfig(updates=150, batch=16, hinted=0.5, learning_rate=3e-3), torch.device("cpu"))
+    smooth = torch.nn.functional.interpolate(images(64, size=2), size=8, mode="bilinear")
+    for i in range(150):
+        rows = torch.arange(16 * i, 16 * i + 16) % 64
+        trainer.step((smooth[rows] * 255).byte(), holes(16, seed=i))
+    x, missing = smooth[:32], holes(32, seed=999)
+    with torch.no_grad():
+        costs = [
+            Objective(model)(x, missing, seeded_noise(), [1.0] * 3, hinted=torch.full((32,), hinted))[0]
+            for hinted in (True, False)
+        ]
+    assert costs[0] < 0.97 * costs[1]

@@ -239,7 +239,7 @@ def test_init_starts_from_weights_and_says_so(folder, tmp_path):
         (DataError, "too few", {"changes": {"batch": 100}}),
         (MatfillError, "no mask", {"changes": {"mask": "nope"}}),
         (ConfigError, "device is 'abacus'", {"device": "abacus"}),
-        (ConfigError, "fit is 'bend'", {"fit": "bend"}),
+        (ConfigError, "fit is 'bend'", {"changes": {"fit": "bend"}}),
     ],
 )
 def test_what_cannot_work_is_one_line(folder, tmp_path, error, says, kwargs):
