@@ -29,7 +29,7 @@ from matfill.holes import Hole
 from matfill.images import Origin, Photo, mask_of, plain
 from matfill.inpainting import Filling, Fillings, fill_together, filling
 from matfill.model import MatNet
-from matfill.photo_scoring import SAMPLES, bits_per_dim
+from matfill.photo_scoring import bits_per_dim
 
 Picture = Image.Image | np.ndarray
 Missing = Picture | str | Sequence[str]
@@ -119,14 +119,15 @@ class Inpainter:
             seed,
         )
 
-    def score(self, image: Picture, missing: Missing, *, samples: int = SAMPLES, seed: int = 0) -> float:
+    def score(self, image: Picture, missing: Missing, *, samples: int | None = None, seed: int = 0) -> float:
         """How improbable is what the picture really has where it is said to be `missing`, given the rest.
 
-        An upper bound on the negative log-likelihood, importance-weighted with that many samples, in bits per missing
-        value, as the model sees the picture: through windows, or the whole of it, squeezed; with 8 bits. Of two
-        pictures of one hole, the one that scores less is the more probable. Takes and raises what `inpaint` does.
+        An upper bound on the negative log-likelihood, importance-weighted with that many samples (by default, as many
+        as are worth their time), in bits per missing value, as the model sees the picture: through windows, or the
+        whole of it, squeezed; with 8 bits. Of two pictures of one hole, the one that scores less is the more probable.
+        Takes and raises what `inpaint` does.
         """
-        if samples < 1 or seed < 0:
+        if (samples is not None and samples < 1) or seed < 0:
             raise MaskError("samples must be 1 or more, and seed 0 or more")
         photo, _ = _open(image)
         return self.bits_per_dim(photo, _hole(missing, photo, seed, 0, 0).missing, samples=samples, seed=seed)
@@ -143,7 +144,7 @@ class Inpainter:
         options = {"samples": samples, "seed": seed, "temperature": temperature, "windows": self.windows}
         return inpainting.inpaint(self.model, photo, missing, **options)
 
-    def bits_per_dim(self, photo: Photo, missing: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> float:
+    def bits_per_dim(self, photo: Photo, missing: np.ndarray, *, samples: int | None = None, seed: int = 0) -> float:
         """What `score` says, of a photo."""
         return bits_per_dim(self.model, photo, missing, samples=samples, seed=seed, windows=self.windows)
 

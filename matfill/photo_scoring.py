@@ -22,7 +22,8 @@ from matfill.model import Hint, MatNet
 from matfill.stacks import Noise, from_posterior
 from matfill.windows import halved, octaves, surroundings
 
-SAMPLES = 32  # importance samples of a bound; of more, one learns little about one photo
+SAMPLES = 32  # importance samples of every look; of more, one learns little about one photo
+PIXELS = 500_000  # missing pixels times samples of each window, about: of large holes, fewer samples are drawn
 ROWS = 16  # samples in one pass
 
 #: x (B, C, S, S) whose hole is known, missing (B, 1, S, S), hint, and what of the hole is to be scored (B, 1, S, S)
@@ -31,13 +32,19 @@ Known = tuple[Tensor, Tensor, Hint | None, Tensor]
 
 @torch.inference_mode()
 def bits_per_dim(
-    model: MatNet, photo: Photo, missing: np.ndarray, *, samples: int = SAMPLES, seed: int = 0, windows: bool = False
+    model: MatNet,
+    photo: Photo,
+    missing: np.ndarray,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    windows: bool = False,
 ) -> float:
     """An upper bound on -log2 p of what the photo has where it is `missing` (H, W), given the rest, per missing value.
 
-    Importance-weighted, with that many samples of every look; a value is an 8-bit one, as the model sees the photo:
-    through `windows`, or squeezed. Raises what `inpainting.inpaint` does; ConfigError for a local autoregression that
-    is to look through windows.
+    Importance-weighted, with `samples` of every look (SAMPLES; fewer where a large hole takes many looks). A value is
+    an 8-bit one, as the model sees the photo: through `windows`, or squeezed. Raises what `inpainting.inpaint` does;
+    ConfigError for a local autoregression that is to look through windows.
     """
     check(photo, missing)
     if windows and model.config.autoregression:
@@ -49,6 +56,7 @@ def bits_per_dim(
         return torch.randn(*shape, generator=chance).to(device)
 
     nats, dims = 0.0, int(missing.sum())
+    samples = samples or (max(1, min(SAMPLES, PIXELS // dims)) if windows else SAMPLES)
     for x, hole, hint, counted in (_by_windows if windows else _by_frame)(model, photo, missing):
         nats += float(_bounds(model, x, hole, hint, counted, samples, noise).sum())
         if not windows:

@@ -8,9 +8,10 @@ import torch
 from tiny import holes, images, tiny_model
 
 from matfill import inpainting
+from matfill.config import Level
 from matfill.errors import ConfigError, MaskError
 from matfill.images import Photo
-from matfill.inpainting import fill, fill_batch, inpaint, row_noise, temperatures
+from matfill.inpainting import fill, fill_batch, fill_together, filling, inpaint, row_noise, temperatures
 from matfill.looks import Looks, enlarge, squeeze
 
 ONES = (1.0, 1.0, 1.0)
@@ -347,3 +348,91 @@ def test_arrays_may_be_read_only(model):
         warnings.simplefilter("error")
         fill_batch(model, pixels, missing, samples=1, seed=0, temperature=ONES)
         fillings(model, Photo(pixels[0]), missing[0])
+
+
+# --- several photos --------------------------------------------------------------------------------------------------
+
+
+@ways
+def test_photos_are_filled_together_as_they_are_alone(windows):
+    """Bit by bit, in 16 bits, whatever the others are; and each is given back under its own name.
+
+    By models whose widths are multiples of 16, as those of all recipes: with others, the last bits may differ.
+    """
+    levels = (Level(1, 16, 4), Level(2, 16, 4, modules=2), Level(4, 16, 2))
+    model = tiny_model(levels=levels, flat_channels=4)
+    given = [
+        (size, random_photo(size, 3, np.uint16, seed=i), middle(size)) for i, size in enumerate([*SIZES[:-1], (90, 90)])
+    ]
+    tasks = (
+        (size, size[0] * size[1], filling(model, photo, missing, samples=3, seed=7, windows=windows))
+        for size, photo, missing in given
+    )
+    together = dict(fill_together(model, tasks, ONES))
+    for size, photo, missing in given:
+        alone = fillings(model, photo, missing, samples=3, seed=7, windows=windows)
+        for a, b in zip(everything(together[size]), everything(alone), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@ways
+def test_a_photo_that_cannot_be_filled_spares_the_others(model, windows):
+    size, photo = (40, 30), random_photo((40, 30))
+    holes = {"none": np.zeros((30, 40), bool), "some": middle(size), "all": np.ones((30, 40), bool)}
+    tasks = [
+        (name, 1200, filling(model, photo, missing, samples=1, seed=0, windows=windows))
+        for name, missing in holes.items()
+    ]
+    found = dict(fill_together(model, tasks, ONES))
+    assert [isinstance(found[name], MaskError) for name in holes] == [True, False, True]
+
+
+def test_tasks_are_taken_when_they_are_needed(model, monkeypatch):
+    """A folder of thousands is not read into memory at once."""
+    monkeypatch.setattr(inpainting, "ROOM", 2000)
+    taken = []
+
+    def tasks():
+        for i in range(10):
+            taken.append(i)
+            yield i, 1200, filling(model, random_photo((40, 30)), middle((40, 30)), samples=1, seed=0, windows=False)
+
+    ahead = [len(taken) - done for done, _ in enumerate(fill_together(model, tasks(), ONES))]
+    assert len(taken) == 10 and max(ahead) <= 3
+
+
+# --- through windows -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SMOOTH, ids=str)
+def test_windows_leave_no_grid_and_no_seam(plain_model, size):
+    photo, missing = ramp(size), middle(size)
+    filled = fillings(plain_model, photo, missing, windows=True).sample(0).pixels.astype(int)
+    assert jumps(filled, missing) <= jumps(photo.pixels, missing) + 12
+    steps = [np.abs(np.diff(filled, axis=axis)).max(-1) for axis in (0, 1)]
+    inside = [missing[1:] & missing[:-1], missing[:, 1:] & missing[:, :-1]]
+    assert max(step[where].max(initial=0) for step, where in zip(steps, inside, strict=True)) <= 25
+    assert np.abs(filled - photo.pixels).max() < 60
+
+
+def test_a_window_goes_by_what_windows_before_it_filled(model, monkeypatch):
+    """The later ones of two that overlap see no hole where the earlier have been."""
+    missing = np.zeros((40, 60), bool)
+    missing[19:21, 10:50] = True
+    shares, inner = [], inpainting.fill
+    monkeypatch.setattr(
+        inpainting, "fill", lambda *args: shares.append(args[1].missing.float().mean((1, 2, 3))) or inner(*args)
+    )
+    fillings(model, random_photo((60, 40)), missing, samples=1, windows=True)
+    assert len(shares) >= 2 and shares[-1].max() < shares[0].min()
+
+
+def test_the_last_octave_goes_by_the_one_before(model, monkeypatch):
+    """In a large hole, what is deep inside is hinted at, and what is filled there follows the hint."""
+    hints, inner = [], inpainting.fill
+    monkeypatch.setattr(inpainting, "fill", lambda *args: hints.append(args[1].hint) or inner(*args))
+    photo, missing = ramp((120, 120)), np.zeros((120, 120), bool)
+    missing[20:100, 20:100] = True
+    found = fillings(model, photo, missing, samples=1, windows=True)
+    assert not hints[0].there.any() and hints[-1].there.any()
+    assert len(found.rows[0]) == 6400 and (found.rows[0] > 0).mean() > 0.95
