@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -75,22 +75,32 @@ def make_folder(folder: Path) -> None:
         raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
-def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, os.stat_result]]:
+def walk(
+    folder: str | os.PathLike[str], on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, os.stat_result]]:
     """Every file below `folder`, in sorted order, hidden ones left out, links followed (but never in a circle).
 
-    Raises the system's OSError where a sub-folder cannot be listed.
+    Where a sub-folder cannot be listed, `on_error` gets the system's OSError; without it, that is raised.
     """
-    return _walk(Path(folder), frozenset())
+    return _walk(Path(folder), frozenset(), on_error)
 
 
-def _walk(folder: Path, above: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
+def _walk(
+    folder: Path, above: frozenset[str], on_error: Callable[[OSError], None] | None
+) -> Iterator[tuple[Path, os.stat_result]]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        if on_error is None or not above:
+            raise
+        return on_error(error)
+    for name in sorted(name for name in names if not name.startswith(".")):
         path = folder / name
         if path.is_dir():
-            yield from _walk(path, above | {real})
+            yield from _walk(path, above | {real}, on_error)
         elif path.is_file():
             yield path, path.stat()
 

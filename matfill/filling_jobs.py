@@ -79,7 +79,9 @@ def run(
     """
     todo = []
     for job in jobs:
-        if not wanted.overwrite and all(os.path.lexists(path) for path in job.outputs.values()):
+        if job.error:
+            on_done(_entry(job, "failed", error=job.error))
+        elif not wanted.overwrite and all(os.path.lexists(path) for path in job.outputs.values()):
             on_done(_entry(job, "skipped", output=[str(path) for path in job.outputs.values()]))
         else:
             todo.append(job)

@@ -53,6 +53,7 @@ class Job:
     seed: int
     outputs: dict[str, Path]  #: by what they hold, see Wanted.names
     format: str | None = None  #: the format that the outputs' extension stands for, where the user chose one
+    error: str | None = None  #: why there is nothing to fill: of a folder that cannot be listed
 
 
 def plan(
@@ -62,13 +63,15 @@ def plan(
 
     A single file is filled under `seed` itself, and `out` may name the file to write; otherwise each has its own seed,
     drawn from `seed` and its name. What lies in `out` or is one of the `masks`, files or folders of them, is no photo.
-    ImageError where there is no photo, or where an output would replace a photo or a mask.
+    A sub-folder that cannot be listed is a job that has failed already. ImageError where there is no photo, or where an
+    output would replace a photo or a mask.
     """
     out, is_folder = Path(out), str(out).endswith(("/", os.sep))
     tops = {os.path.realpath(top) for top in photos}
     if os.path.isdir(out) and any(_file(out) == _file(path) for path in (*photos, *masks)):
         raise ImageError(f"{out} is where the photos or their masks are; choose another folder with -o")
-    found = list(_photos(photos, {os.path.realpath(path) for path in (out, *masks)} - tops))
+    unlisted: list[Job] = []
+    found = list(_photos(photos, {os.path.realpath(path) for path in (out, *masks)} - tops, unlisted))
     if not found:
         raise ImageError(f"there is no image file in {', '.join(map(str, photos))}; check the path")
     alone = len(photos) == 1 and not os.path.isdir(photos[0])
@@ -90,7 +93,7 @@ def plan(
         for path in job.outputs.values():
             if _file(path) in originals:
                 raise ImageError(f"{path} would replace a photo or a mask; choose another place with -o")
-    return jobs
+    return jobs + unlisted
 
 
 def _file(path: str | Path) -> tuple[int, int] | None:
@@ -107,8 +110,11 @@ def seed_of(seed: int, name: PurePath) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()[:4], "big")
 
 
-def _photos(photos: Sequence[Path], others: set[str]) -> Iterator[tuple[Path, PurePath]]:
-    """Every photo file, and its name below its folder; none that is one of the `others`, or lies below one."""
+def _photos(photos: Sequence[Path], others: set[str], unlisted: list[Job]) -> Iterator[tuple[Path, PurePath]]:
+    """Every photo file, and its name below its folder; none that is one of the `others`, or lies below one.
+
+    To `unlisted` a failed job is added for each sub-folder that cannot be listed.
+    """
     register_plugins()
     Image.init()
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN} | set(BY_SUFFIX)
@@ -118,12 +124,16 @@ def _photos(photos: Sequence[Path], others: set[str]) -> Iterator[tuple[Path, Pu
         real = os.path.realpath(folder)
         return any(f"{real}{os.sep}".startswith(f"{other}{os.sep}") for other in others)
 
+    def on_error(error: OSError) -> None:
+        path, reason = Path(error.filename), f"cannot list {error.filename}: {error.strerror}"
+        unlisted.append(Job(path, PurePath(path.name), 0, {}, error=reason))
+
     for top in photos:
         if not os.path.isdir(top):
             yield top, PurePath(top.name)
             continue
         try:
-            for path, _ in walk(top):
+            for path, _ in walk(top, on_error):
                 if path.suffix.lower() in known and not is_other(path.parent) and str(path.resolve()) not in others:
                     yield path, PurePath(path.relative_to(top))
         except OSError as error:

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from tiny import refuse
 
 from matfill import files
 from matfill.errors import ImageError
@@ -81,3 +82,18 @@ def test_a_walk_is_sorted_and_follows_links_but_in_no_circle(tmp_path):
     (tmp_path / "link").symlink_to("b")
     names = [path.relative_to(tmp_path).as_posix() for path, _ in walk(tmp_path)]
     assert names == ["a", "b/1", "b/2", "link/1", "link/2"]
+
+
+def test_a_folder_that_cannot_be_listed_ends_a_walk_or_is_told_of(tmp_path, monkeypatch):
+    for name in ("a/1", "b/2", "c/3"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    refuse(monkeypatch, tmp_path / "b")
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path))
+    errors = []
+    assert [path.name for path, _ in walk(tmp_path, errors.append)] == ["1", "3"]
+    assert [error.filename for error in errors] == [str(tmp_path / "b")]
+    refuse(monkeypatch, tmp_path)
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path, errors.append))

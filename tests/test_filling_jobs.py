@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import refuse
 
 from matfill import filling_jobs, holes
 from matfill.errors import ImageError
@@ -55,6 +56,19 @@ def do(tops, hole="box:1,1,4,4", out="out", seed=0, fill=fill_all, **wanted):
 
 def tree(folder="out"):
     return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_cannot_be_listed_fails_by_itself(here, monkeypatch):
+    photos("in/a.png", "in/shut/b.png", "in/z/c.png")
+    refuse(monkeypatch, "in/shut")
+    for status in ("filled", "skipped"):
+        entries = do(["in"])
+        assert {path: entry["status"] for path, entry in entries.items()} == {
+            "in/a.png": status,
+            "in/z/c.png": status,
+            "in/shut": "failed",
+        }
+        assert "cannot list in/shut: Permission denied" in entries["in/shut"]["error"]
 
 
 def test_all_that_is_wanted_is_written(here):

@@ -1,7 +1,10 @@
 """Models, images and holes small enough for a test."""
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -58,3 +61,15 @@ def kernel_of(conv: Conv2d) -> torch.Tensor:
     """The kernel (out, in, k, k) of torch.nn.functional.conv2d behind a layer's weights."""
     side = conv.kernel
     return conv.weight.detach().reshape(len(conv.weight), side, side, -1).permute(0, 3, 1, 2)
+
+
+def refuse(monkeypatch, folder: str | Path) -> None:
+    """Let the system refuse to list a folder, whoever asks: permissions stop no superuser."""
+    inner = os.listdir
+
+    def listdir(path="."):
+        if os.path.realpath(path) == os.path.realpath(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return inner(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
