@@ -159,12 +159,14 @@ class FillingDisplay:
 
 def show_cards(cards: dict[str, Event]) -> None:
     """One line per weights file."""
-    table = Table("weights", "size", "images", "missing in training", "trained on", box=None)
+    table = Table("weights", "size", "images", "looks at", "missing in training", "trained on", box=None)
     for name, card in cards.items():
         model, data = card["model"], card.get("data", {})
         shape = f"{model['image_size']}x{model['image_size']}x{model['image_channels']}"
         size = f"{card['file']['mebibytes']:.1f} MiB"
-        table.add_row(name, size, shape, card["recipe"]["mask"], str(data.get("name", data.get("folder", ""))))
+        sight = "windows" if data.get("fit") == "patches" else "the whole"
+        source = str(data.get("name", data.get("folder", "")))
+        table.add_row(name, size, shape, sight, card["recipe"]["mask"], source)
     Console().print(table if cards else "no weights are bundled")
 
 

@@ -20,9 +20,12 @@ MISSING = np.zeros((20, 30), bool)
 MISSING[5:14, 8:20] = True
 
 
-@pytest.fixture(scope="module")
-def model():
-    return Inpainter(tiny_model(), {"temperature": [1, 1, 1]})
+@pytest.fixture(scope="module", params=["crop", "patches"])
+def model(request):
+    """One that looks at the whole, and one that looks through windows."""
+    model = Inpainter(tiny_model(), {"temperature": [1, 1, 1], "data": {"fit": request.param}})
+    assert model.windows == (request.param == "patches")
+    return model
 
 
 def picture(mode, size=(30, 20)):
