@@ -2,7 +2,8 @@
 
     python benchmarks/inpainting_quality.py --data "$MATFILL_DATA/celeba64/test" --weights faces
 
-Needs the `bench` extra. Figures are over missing pixels only:
+Needs the `bench` extra. Images are squeezed to the model's own size where they have another; photo_quality.py measures
+photos at theirs. Figures are over missing pixels only:
 
 * PSNR, dB: 10 log10(255^2 / MSE) of each image, MSE over its missing pixels and their channels; then the mean over
   images with its standard error. (The PSNR of the mean MSE is lower.)
@@ -39,17 +40,15 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import cv2
+import classical
 import numpy as np
 from PIL import Image
-from skimage.metrics import structural_similarity
-from skimage.restoration import inpaint_biharmonic
 
 from matfill import images as image_files
 from matfill import masks
@@ -67,16 +66,9 @@ LEAST_MSE = 1 / 12  # of rounding to whole grey levels; keeps the PSNR of a perf
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 
-def opencv(flag: int, images: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """OpenCV's two methods, with the radius of 3 pixels that its documentation uses."""
-    filled = [cv2.inpaint(image, hole.astype(np.uint8), 3, flag) for image, hole in zip(images, missing, strict=True)]
-    return np.stack(filled).reshape(images.shape)
-
-
-def biharmonic(images: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """scikit-image's biharmonic interpolation (Damelin and Hoang 2018)."""
-    filled = [inpaint_biharmonic(image, hole, channel_axis=-1) for image, hole in zip(images, missing, strict=True)]
-    return (255 * np.stack(filled).clip(0, 1)).round().astype(np.uint8)
+def each(method: Method, images: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """A method that takes a single image, on one after another."""
+    return np.stack([method(image, hole) for image, hole in zip(images, missing, strict=True)])
 
 
 def load(weights: str, temperature: list[float] | None) -> tuple[MatNet, tuple[float, ...]]:
@@ -126,6 +118,8 @@ def psnr(images: np.ndarray, filled: np.ndarray, missing: np.ndarray) -> np.ndar
 
 def ssim(images: np.ndarray, filled: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Mean of the SSIM map over the missing pixels of each image: (N,)."""
+    from skimage.metrics import structural_similarity
+
     values = []
     for image, guess, hole in zip(images, filled, missing, strict=True):
         _, full = structural_similarity(image, guess, channel_axis=-1, data_range=255, full=True)
@@ -157,20 +151,25 @@ def free_energy(model: MatNet, images: np.ndarray, missing: np.ndarray, seed: in
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
-def read(folder: Path, count: int, size: int, channels: int, spec: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, size, size, channels), squeezed where they are of another size, and their holes (N, H, W)."""
+def chosen(folder: Path, count: int, seed: int) -> list[tuple[int, Path]]:
+    """That many images of a folder, shuffled, each with its place among the sorted names."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.registered_extensions())
     if not paths:
-        sys.exit(f"{folder} holds no images")
-    chosen = np.random.default_rng(seed).permutation(len(paths))[:count]
-    images = np.empty((len(chosen), size, size, channels), dtype=np.uint8)
-    for row, index in zip(images, chosen, strict=True):
-        with Image.open(paths[index]) as file:
+        sys.exit(f"error: {folder} holds no images")
+    return [(index, paths[index]) for index in np.random.default_rng(seed).permutation(len(paths))[:count].tolist()]
+
+
+def read(folder: Path, count: int, size: int, channels: int, spec: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, size, size, channels), squeezed where they are of another size, and their holes (N, H, W)."""
+    files = chosen(folder, count, seed)
+    images = np.empty((len(files), size, size, channels), dtype=np.uint8)
+    for row, (_, path) in zip(images, files, strict=True):
+        with Image.open(path) as file:
             picture = image_files.decode(file, channels)
         if picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.LANCZOS)
         row[...] = np.asarray(picture).reshape(row.shape)
-    missing = masks.sample_batch(masks.parse(spec), size, size, [(seed, int(index)) for index in chosen])
+    missing = masks.sample_batch(masks.parse(spec), size, size, [(seed, index) for index, _ in files])
     return images, missing
 
 
@@ -186,9 +185,24 @@ def machine() -> str:
     return f"{cores} cores of {name}, {platform.system()}, Python {platform.python_version()}"
 
 
+def heading(packages: Iterable[str]) -> dict[str, Any]:
+    """Prints what is measured when, where and with what; the same for a JSON file."""
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "packages": {name: version(name) for name in packages},
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    for key in ("date", "machine", "command"):
+        print(f"{key}: {found[key]}")
+    print("packages:", ", ".join(f"{name} {number}" for name, number in found["packages"].items()))
+    return found
+
+
 def measure(method: Method, images: np.ndarray, missing: np.ndarray) -> dict[str, float]:
     """Fill the images and compare. The holes are blacked out first, so that no method can look."""
     holed = np.where(missing[..., None], 0, images).astype(np.uint8)
+    method(holed[:1], missing[:1])  # what is imported or set up at first does not count
     start = time.perf_counter()
     filled = method(holed, missing)
     seconds = (time.perf_counter() - start) / len(images)
@@ -229,11 +243,10 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    classical.require()
     methods: dict[str, Method] = {}
     if not options.model_only:
-        methods["OpenCV Telea"] = partial(opencv, cv2.INPAINT_TELEA)
-        methods["OpenCV Navier-Stokes"] = partial(opencv, cv2.INPAINT_NS)
-        methods["scikit-image biharmonic"] = biharmonic
+        methods |= {name: partial(each, method) for name, method in classical.METHODS.items()}
     model, size, channels = None, options.size, 3
     if options.weights:
         model, temperature = load(options.weights, options.temperature)
@@ -242,20 +255,12 @@ def main() -> None:
             methods[f"matfill {options.weights}, {what}"] = partial(matnet, model, samples, options.seed, temperature)
     images, missing = read(options.data, options.images, size, channels, options.mask, options.seed)
 
-    packages = ["numpy", "opencv-python-headless", "scikit-image"] + ["torch"] * bool(model)
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "packages": {name: version(name) for name in packages},
-        "command": shlex.join(["python", *sys.argv]),
+    report = heading(["numpy", *classical.PACKAGES.values()] + ["torch"] * bool(model)) | {
         "images": len(images),
         "mask": options.mask,
         "missing_share": float(missing.mean()),
         "methods": {},
     }
-    for key in ("date", "machine", "command"):
-        print(f"{key}: {report[key]}")
-    print("packages:", ", ".join(f"{name} {number}" for name, number in report["packages"].items()))
     print(f"{len(images)} images of {size}x{size}, {options.mask}, {missing.mean():.1%} of the pixels missing\n")
     print("| method | images | PSNR, dB | SSIM | bits/dim | s/image |\n|---|---|---|---|---|---|")
     bits = free_energy(model, images, missing, options.seed) if model else None

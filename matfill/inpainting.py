@@ -22,7 +22,7 @@ from matfill.stacks import Noise
 from matfill.windows import octaves, surroundings
 
 #: Squares in one pass; fewer are filled up to that, for in passes of another size the last bits may come out otherwise
-BATCH = {"cpu": 8}
+BATCH = {"cpu": 4}
 GPU_BATCH = 64
 ROOM = 8_000_000  # pixels of photos, or of samples of one photo, in progress at the same time
 

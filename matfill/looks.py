@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from matfill.errors import MaskError
 from matfill.images import Photo
 from matfill.model import Hint, enlarge_twice, push_pull
-from matfill.windows import Octave, Window
+from matfill.windows import GRID, Octave, Window, boxes, halved
 
 TOGETHER = 64  # looks that are asked for at a time
+ENOUGH = 16  # times the model's size: a frame with sides that long is squeezed as well as any larger one
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,35 @@ def _taken(wanted: list[tuple[Canvas, Window]], size: int, margin: int = 0, shri
 
 
 def by_frame(view: np.ndarray, missing: np.ndarray, size: int, seeds: list[tuple[int, int]]) -> FillingRows:
-    """Fill the whole frame (H, W, C), squeezed; what comes back is enlarged, and only the hole of it kept."""
-    white = np.iinfo(view.dtype).max
-    pixels = torch.from_numpy(view / np.float32(white)).movedim(-1, 0)[None]
-    hole = torch.tensor(missing)[None, None]
-    small, small_hole = squeeze(pixels, hole, size)
+    """Fill the whole frame (H, W, C), squeezed; what comes back is enlarged, hole by hole, and only these are kept."""
+    small, small_hole = squeeze(*tensors(*reduced(view, missing, size)), size)
     count = len(seeds)
     filled = yield Looks(small.expand(count, -1, -1, -1), small_hole.expand(count, -1, -1, -1), seeds)
+    places = [(box, tensors(view[box], missing[box])) for box in boxes(missing, size // GRID, size)]
     rows = []
     for one in filled.split(1):
-        full = enlarge(one, pixels, hole)[0].movedim(0, -1).numpy()[missing]
-        rows.append(np.rint(full * np.float32(white)).astype(view.dtype))
+        out = np.zeros_like(view)
+        for box, (pixels, hole) in places:
+            part = enlarge(one, pixels, hole, box, missing.shape)[0].movedim(0, -1).numpy()
+            out[box][missing[box]] = np.rint(part[missing[box]] * np.iinfo(view.dtype).max).astype(view.dtype)
+        rows.append(out[missing])
     return rows
+
+
+def reduced(view: np.ndarray, missing: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A large frame (H, W, C) and its hole (H, W), halved until it is cheap to squeeze, and something of it known."""
+    while max(missing.shape) > ENOUGH * size:
+        smaller, hole = halved(np.where(missing[..., None], view.dtype.type(0), view), missing)
+        if hole.all() or not hole.any():
+            break
+        view, missing = smaller, hole
+    return view, missing
+
+
+def tensors(view: np.ndarray, missing: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(1, C, H, W) in [0, 1] and (1, 1, H, W)."""
+    pixels = torch.from_numpy(view / np.float32(np.iinfo(view.dtype).max)).movedim(-1, 0)[None]
+    return pixels, torch.tensor(missing)[None, None]
 
 
 def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -136,13 +154,15 @@ def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]
     return small.clamp(0, 1), share > share.mean() if touched.all() else touched
 
 
-def enlarge(small: Tensor, pixels: Tensor, missing: Tensor) -> Tensor:
-    """A filled small frame (1, C, S, S) at the size of the photo `pixels` (1, C, H, W), joined to it without a seam.
+def enlarge(small: Tensor, pixels: Tensor, missing: Tensor, box: tuple[slice, slice], frame: tuple[int, ...]) -> Tensor:
+    """What a filled small frame (1, C, S, S) shows in a box of the photo, `pixels` (1, C, h, w), joined to it.
 
     What the photo has over the enlarged frame (detail, a shade) is known around the hole; it is carried on smoothly
-    into the hole and added.
+    into the hole and added. `box` are the rows and columns of the photo, of height and width `frame`.
     """
-    if small.shape == pixels.shape:
-        return small
-    large = F.interpolate(small, size=pixels.shape[-2:], mode="bicubic", align_corners=False)
+    if small.shape[2:] == frame:
+        return small[..., box[0], box[1]]
+    y, x = ((torch.arange(at.start, at.stop) + 0.5) * (2 / length) - 1 for at, length in zip(box, frame, strict=True))
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
+    large = F.grid_sample(small, grid, mode="bicubic", padding_mode="border", align_corners=False)
     return (large + push_pull(pixels - large, missing)).clamp(0, 1)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from matfill import bounds
 from matfill.errors import ConfigError
 from matfill.images import Photo
-from matfill.looks import TOGETHER, Canvas, check, look, squeeze
+from matfill.looks import TOGETHER, Canvas, check, look, reduced, squeeze, tensors
 from matfill.model import Hint, MatNet
 from matfill.stacks import Noise, from_posterior
 from matfill.windows import halved, octaves, surroundings
@@ -88,8 +88,8 @@ def _bounds(
 def _by_frame(model: MatNet, photo: Photo, missing: np.ndarray) -> Iterator[Known]:
     size = model.config.image_size
     view = photo.view(model.config.image_channels)
-    pixels = torch.from_numpy(view / np.float32(np.iinfo(view.dtype).max)).movedim(-1, 0)[None]
-    _, hole = squeeze(pixels, torch.tensor(missing)[None, None], size)
+    _, hole = squeeze(*tensors(*reduced(view, missing, size)), size)
+    pixels, _ = tensors(view, missing)
     if pixels.shape[2:] != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
     yield (pixels.clamp(0, 1) * 255).round() / 255, hole, None, hole

@@ -144,6 +144,22 @@ def windows(wanted: np.ndarray, size: int) -> list[Window]:
     return [_around(core, wanted.shape, size) for core in sorted(cores)]
 
 
+def boxes(missing: np.ndarray, block: int, margin: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of every connected hole of `missing` (H, W), and `margin` pixels around it.
+
+    Holes that are less than about `block` pixels apart count as one.
+    """
+    found = []
+    for hole in _components(_pooled(missing, block, np.any)):
+        starts, stops = hole.min(0) * block - margin, (hole.max(0) + 1) * block + margin
+        rows, columns = (
+            slice(max(int(start), 0), min(int(stop), length))
+            for start, stop, length in zip(starts, stops, missing.shape, strict=True)
+        )
+        found.append((rows, columns))
+    return found
+
+
 def turns(found: list[Window], size: int) -> list[list[Window]]:
     """The same windows, so that none overlaps another of its turn: each may rely on what earlier turns filled."""
     order: list[list[Window]] = []

@@ -12,7 +12,7 @@ from matfill.config import Level
 from matfill.errors import ConfigError, MaskError
 from matfill.images import Photo
 from matfill.inpainting import fill, fill_batch, fill_together, filling, inpaint, row_noise, temperatures
-from matfill.looks import Looks, enlarge, squeeze
+from matfill.looks import Looks, enlarge, reduced, squeeze, tensors
 
 ONES = (1.0, 1.0, 1.0)
 SIZES = [(8, 8), (64, 64), (178, 218), (33, 70), (5, 3), (300, 8), (8, 300), (2, 1)]  # width, height
@@ -271,14 +271,35 @@ def test_a_smooth_photo_is_filled_without_a_seam(plain_model, size):
 def test_a_shade_of_the_models_own_is_corrected(size):
     """What a model has too bright or too dark around the hole does not show as an edge."""
     photo, missing = ramp(size), middle(size)
-    pixels, hole = (
-        torch.from_numpy(photo.view(3) / np.float32(255)).movedim(-1, 0)[None],
-        torch.from_numpy(missing)[None, None],
-    )
+    pixels, hole = tensors(photo.view(3), missing)
     small, _ = squeeze(pixels, torch.zeros_like(hole), 8)
-    joined = enlarge(0.8 * small + 0.1, pixels, hole)
+    everywhere = (slice(0, size[1]), slice(0, size[0]))
+    joined = enlarge(0.8 * small + 0.1, pixels, hole, everywhere, missing.shape)
     joined = torch.where(hole, joined, pixels)[0].movedim(0, -1).mul(255).round().numpy()
     assert jumps(joined, missing) <= jumps(photo.pixels, missing) + 8
+
+
+def test_a_part_of_an_enlarged_frame_is_that_part_of_the_whole():
+    """As torch's own interpolation has it."""
+    small, pixels = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 50, 70)
+    hole = torch.ones(1, 1, 50, 70, dtype=torch.bool)
+    hole[..., 10:40, 20:60] = False  # what is known has it
+    large = torch.nn.functional.interpolate(small, (50, 70), mode="bicubic", align_corners=False)
+    box = (slice(10, 40), slice(20, 60))
+    part = enlarge(small, large[..., 10:40, 20:60], hole[..., 10:40, 20:60], box, (50, 70))
+    torch.testing.assert_close(part, large[..., 10:40, 20:60].clamp(0, 1), atol=1e-5, rtol=0)
+    joined = enlarge(small, pixels[..., 10:40, 20:60], hole[..., 10:40, 20:60], box, (50, 70))
+    torch.testing.assert_close(joined, pixels[..., 10:40, 20:60])
+
+
+def test_a_large_frame_is_halved_before_it_is_squeezed_unless_nothing_is_left():
+    view, missing = random_photo((700, 300)).pixels, middle((700, 300))
+    frame, hole = reduced(view, missing, 8)
+    assert frame.shape == (38, 88, 3) and hole.shape == (38, 88)
+    assert abs(hole.mean() - missing.mean()) < 0.02
+    scratch = np.zeros_like(missing)
+    scratch[150] = True
+    assert reduced(view, scratch, 8)[1].any() and not reduced(view, ~scratch, 8)[1].all()
 
 
 @sizes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matfill import masks
-from matfill.windows import Octave, Window, deep, dilated, halved, octaves, surroundings, turns, windows
+from matfill.windows import Octave, Window, boxes, deep, dilated, halved, octaves, surroundings, turns, windows
 
 SIZE = 64
 SPECS = ["random3x20", "random1x150", "center90", "strokes", "left", "pixels20", "boxes", "pixels95", "random900x3"]
@@ -179,3 +179,10 @@ def test_a_coarser_image_is_taken_at_the_same_place():
     window = Window(2, 4, (slice(2, 4), slice(4, 6)))
     np.testing.assert_array_equal(window.take(coarse, 2, shrink=2), coarse[1:3, 2:4])
     np.testing.assert_array_equal(window.take(coarse, 2, margin=1, shrink=2), coarse[0:4, [1, 2, 3, 3]])
+
+
+def test_boxes_hold_every_hole_with_its_surroundings():
+    missing = np.zeros((200, 300), bool)
+    missing[10:30, 0:20] = missing[150:160, 200:290] = True
+    found = boxes(missing, 8, 16)
+    assert found == [(slice(0, 48), slice(0, 40)), (slice(128, 176), slice(184, 300))]
