@@ -132,7 +132,7 @@ def free_energy(model: MatNet, images: np.ndarray, missing: np.ndarray, seed: in
     import torch
 
     from matfill import bounds
-    from matfill.trainer import gaussian_noise
+    from matfill.noise import gaussian_noise
 
     nats, dims = [], []
     with torch.inference_mode():

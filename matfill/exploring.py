@@ -24,8 +24,8 @@ from matfill.batches import binarise
 from matfill.data import open_for
 from matfill.distributions import GaussianMixture, component_kls
 from matfill.errors import ConfigError, DataError
-from matfill.inpainting import row_noise
 from matfill.model import Encoded, MatNet
+from matfill.noise import row_noise
 from matfill.stacks import LatentSource, Noise, Prior, from_posterior, from_prior
 
 BATCH = 32  # images in one pass, always: how sums are rounded, and so a sample, may depend on it

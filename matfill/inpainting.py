@@ -18,7 +18,7 @@ from matfill.errors import ConfigError
 from matfill.images import Photo
 from matfill.looks import TOGETHER, Looks, by_frame, by_windows, check
 from matfill.model import Hint, MatNet
-from matfill.stacks import Noise
+from matfill.noise import row_noise
 from matfill.windows import octaves, surroundings
 
 #: Squares in one pass; fewer are filled up to that, for in passes of another size the last bits may come out otherwise
@@ -72,14 +72,6 @@ def temperatures(value: float | Sequence[float], levels: int) -> tuple[float, ..
 
 
 # --- squares ---------------------------------------------------------------------------------------------------------
-
-
-def row_noise(seeds: Sequence[Sequence[int]]) -> Noise:
-    """Standard normal noise whose row i depends on seeds[i] alone, whatever else is in the batch; always from the CPU,
-    so that one seed means one picture on every device."""
-    states = [int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
-    generators = [torch.Generator().manual_seed(state) for state in states]
-    return lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
 
 
 @torch.inference_mode()

@@ -13,12 +13,12 @@ from matfill.config import ModelConfig
 from matfill.distributions import PIXELS, PixelDistribution, dequantise, to_uniform
 from matfill.errors import MaskError
 from matfill.layers import ImageOutput, side_by_side
+from matfill.noise import Noise
 from matfill.stacks import (
     GeneratorStack,
     InferenceStack,
     Latent,
     LatentSource,
-    Noise,
     Priors,
     States,
     TopDownPath,

@@ -19,7 +19,8 @@ from matfill.errors import ConfigError
 from matfill.images import Photo
 from matfill.looks import TOGETHER, Canvas, check, look, reduced, squeeze, tensors
 from matfill.model import Hint, MatNet
-from matfill.stacks import Noise, from_posterior
+from matfill.noise import Noise, generator
+from matfill.stacks import from_posterior
 from matfill.windows import halved, octaves, surroundings
 
 SAMPLES = 32  # importance samples of every look; of more, one learns little about one photo
@@ -49,7 +50,7 @@ def bits_per_dim(
     check(photo, missing)
     if windows and model.config.autoregression:
         raise ConfigError("a model with a local autoregression scores no windows: it knows pixels only one by one")
-    chance = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices say the same
+    chance = generator((seed,))  # of the CPU, so that all devices say the same
     device = model.mean_image.device
 
     def noise(shape: torch.Size) -> Tensor:

@@ -30,9 +30,10 @@ from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MaskError, MatfillError
 from matfill.image_set import SPLITS
 from matfill.model import MatNet
+from matfill.noise import Noise, generator
 from matfill.processes import agree, process_group
 from matfill.provenance import source_version, today
-from matfill.stacks import Noise, from_posterior
+from matfill.stacks import from_posterior
 
 MOST_SAMPLES = 100_000
 BLOCK = 64  # images that share a stream of noise, and are never divided between processes
@@ -174,10 +175,7 @@ def block_noise(seed: int, blocks: Sequence[int], missing: Tensor, channels: int
     `seed`, its place, and on how many draws went before. For missing pixels (rows, C), it is that of their places.
     """
     device = missing.device
-    generators = []
-    for block in blocks:
-        state = int(np.random.SeedSequence((seed, 2, block)).generate_state(1, np.uint64)[0] >> 1)
-        generators.append(torch.Generator(device).manual_seed(state))
+    generators = [generator((seed, 2, block), device) for block in blocks]
 
     def draw(shape: Sequence[int]) -> Tensor:
         return torch.cat([torch.randn((BLOCK, *shape), generator=g, device=device) for g in generators])[: len(missing)]

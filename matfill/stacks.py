@@ -28,11 +28,10 @@ from matfill.modules import (
     TopDown,
     TopDownPrior,
 )
+from matfill.noise import Noise
 
 #: h_bu of every module, one list per level from the coarsest, in the order in which the descent meets them
 States = list[list[Tensor]]
-#: float32 standard normal noise of a given shape; the caller decides on seeds
-Noise = Callable[[torch.Size], Tensor]
 Prior = Normal | GaussianMixture
 
 

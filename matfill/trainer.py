@@ -22,7 +22,8 @@ from matfill.config import Level, TrainConfig
 from matfill.errors import MatfillError, WeightsError
 from matfill.layers import Conv2d
 from matfill.model import Hint, MatNet, enlarge_twice, halve
-from matfill.stacks import Noise, from_posterior
+from matfill.noise import Noise, gaussian_noise
+from matfill.stacks import from_posterior
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 CHECKPOINT_FORMAT = "matfill checkpoint 1"
@@ -33,13 +34,6 @@ GUARD_UPDATES = 50  # updates after which the usual gradient norm is known well 
 def unit_images(images: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, C, H, W) -> float32 in [0, 1] on `device`."""
     return images.to(device).float() / 255
-
-
-def gaussian_noise(device: torch.device, *seed: int) -> Noise:
-    """Standard normal noise of any shape that is a function of the seed words alone."""
-    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
-    generator = torch.Generator(device).manual_seed(state)
-    return lambda shape: torch.randn(shape, generator=generator, device=device)
 
 
 class Objective(nn.Module):

@@ -24,6 +24,7 @@ FLOORS = {
     "image_set": 0,
     "masks": 0,
     "windows": 0,
+    "noise": 0,
     "deep_color": 0,
     "exif": 0,
     "tiff": 0,

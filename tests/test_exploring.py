@@ -11,7 +11,7 @@ from matfill import exploring
 from matfill.config import Level
 from matfill.distributions import component_posterior
 from matfill.errors import ConfigError, DataError
-from matfill.inpainting import row_noise
+from matfill.noise import row_noise
 from matfill.stacks import from_posterior
 
 VARIANTS = {

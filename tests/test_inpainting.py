@@ -11,7 +11,7 @@ from matfill import inpainting
 from matfill.config import Level
 from matfill.errors import ConfigError, MaskError
 from matfill.images import Photo
-from matfill.inpainting import fill, fill_batch, fill_together, filling, inpaint, row_noise, temperatures
+from matfill.inpainting import fill, fill_batch, fill_together, filling, inpaint, temperatures
 from matfill.looks import Looks, enlarge, reduced, squeeze, tensors
 
 ONES = (1.0, 1.0, 1.0)
@@ -185,16 +185,6 @@ def test_at_temperature_0_all_samples_are_one(model, windows):
     for sample in samples_of(found)[1:]:
         np.testing.assert_array_equal(sample.pixels, found.sample(0).pixels)
     assert found.std.max() < 1e-6
-
-
-def test_rows_of_noise_depend_on_their_own_seeds():
-    shape = torch.Size((3, 500, 2, 2))
-    three, one = row_noise([(0, 0), (0, 1), (7, 5)]), row_noise([(7, 5)])
-    for _ in range(2):  # the second draw, too
-        a, b = three(shape), one(torch.Size((1, *shape[1:])))
-        assert torch.equal(a[2], b[0])
-        assert not torch.equal(a[0], a[1])
-        assert abs(a.mean()) < 0.05 and abs(a.std() - 1) < 0.05
 
 
 @pytest.mark.parametrize(
