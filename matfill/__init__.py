@@ -2,7 +2,7 @@
 
     import matfill
 
-    model = matfill.load("faces")
+    model = matfill.load("photos")
     result = model.inpaint(image, missing, samples=4, seed=0)
 
 See `matfill.library` for what goes in and comes out. Nothing heavy is imported before it is asked for.

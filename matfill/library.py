@@ -2,7 +2,7 @@
 
     import matfill
 
-    model = matfill.load("faces")
+    model = matfill.load("photos")
     result = model.inpaint(image, missing, samples=4, seed=0)
     result.samples[0].save("filled.png")
 
@@ -59,7 +59,7 @@ class Inpainted:
     seed: int  #: that gives the same again
 
 
-def load(weights: str | os.PathLike[str] = "faces", device: str = "auto") -> Inpainter:
+def load(weights: str | os.PathLike[str] = "photos", device: str = "auto") -> Inpainter:
     """A model that fills pictures: a bundled name (see `matfill info`), a weights file, or a run folder.
 
     `device` is auto, cpu, cuda or mps. WeightsError or ConfigError where there is none such.

@@ -79,7 +79,7 @@ def inpaint(
     invert_mask: Invert = False,
     grow: Grow = 0,
     feather: Feather = 0,
-    weights: Weights = "faces",
+    weights: Weights = "photos",
     samples: Samples = 1,
     seed: Seed = 0,
     temperature: Temperature = None,
