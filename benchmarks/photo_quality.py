@@ -22,8 +22,8 @@ The mean of k samples is the best guess in the sense of squared error, and blurr
 what one would look at. The seed shuffles the photos of the folder; a photo's hole and fillings depend on the seed and
 on the photo's place among the sorted names only, so that fewer photos, with their holes, are a subset of more.
 
-Last measured on 23 November 2026, 2 cores of an AMD EPYC, the 100 test photos of BSDS500 (481x321), random3x20 (0.8 % of
-the pixels), seed 0, `photos` after 92 minutes of training:
+Last measured on 23 November 2026, 2 cores of an AMD EPYC, the 100 test photos of BSDS500 (481x321), random3x20 (0.8 %
+of the pixels), seed 0, `photos` after 92 minutes of training:
 
 | method | PSNR, dB | over biharmonic, dB | gradients, bits | variance | its sign |
 |---|---|---|---|---|---|
