@@ -24,7 +24,7 @@ from matfill.stacks import from_posterior
 from matfill.windows import halved, octaves, surroundings
 
 SAMPLES = 32  # importance samples of every look; of more, one learns little about one photo
-PIXELS = 500_000  # missing pixels times samples of each window, about: of large holes, fewer samples are drawn
+PIXELS = 100_000  # missing pixels times samples of each window, about: of large holes, fewer samples are drawn
 ROWS = 16  # samples in one pass
 
 #: x (B, C, S, S) whose hole is known, missing (B, 1, S, S), hint, and what of the hole is to be scored (B, 1, S, S)
