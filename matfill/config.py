@@ -259,6 +259,10 @@ class TrainConfig(_Config):
         _require(model.conditional or self.mask == "all", self, "mask", "'all' with an unconditional model")
         even = model.conditional and model.image_size % 2 == 0
         _require(even or not self.hinted, self, "hinted", "0 with an unconditional model, or one of an odd image_size")
+        windows = model.image_size % 2 == 0 and model.image_size >= 8  # such as a photo is filled through
+        _require(
+            windows or self.fit != "patches", self, "fit", "'crop', 'squeeze' with an odd image_size, or one below 8"
+        )
         _require(
             model.prior_components > 1 or not self.component_entropy,
             self,

@@ -112,7 +112,7 @@ def by_frame(view: np.ndarray, missing: np.ndarray, size: int, seeds: list[tuple
     small, small_hole = squeeze(*tensors(*reduced(view, missing, size)), size)
     count = len(seeds)
     filled = yield Looks(small.expand(count, -1, -1, -1), small_hole.expand(count, -1, -1, -1), seeds)
-    places = [(box, tensors(view[box], missing[box])) for box in boxes(missing, size // GRID, size)]
+    places = [(box, tensors(view[box], missing[box])) for box in boxes(missing, max(size // GRID, 1), size)]
     rows = []
     for one in filled.split(1):
         out = np.zeros_like(view)

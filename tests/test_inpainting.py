@@ -211,6 +211,15 @@ def test_temperatures_out_of_range_are_refused(value, match):
         temperatures(value, 3)
 
 
+@pytest.mark.parametrize("size", [4, 6, 7])
+def test_models_of_tiny_images_fill_photos_too(size):
+    levels = (Level(1, 6, 2), Level(size, 4, 1))
+    photo, missing = random_photo((40, 30)), middle((40, 30))
+    found = fillings(tiny_model(image_size=size, levels=levels), photo, missing)
+    np.testing.assert_array_equal(found.sample(0).pixels[~missing], photo.pixels[~missing])
+    assert (found.sample(0).pixels != photo.pixels).any(-1)[missing].mean() > 0.9
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

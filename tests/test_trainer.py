@@ -262,6 +262,7 @@ def test_the_weight_of_the_top_down_output_reaches_the_update():
         ({"conditional": False}, {"mask": "random2x3"}, "mask is 'random2x3'; allowed: 'all'"),
         ({"conditional": False}, {"component_entropy": 0.5}, "component_entropy is 0.5; allowed: 0"),
         ({"conditional": False}, {"hinted": 0.5}, "hinted is 0.5; allowed: 0"),
+        ({"image_size": 7, "levels": (Level(7, 4, 1),)}, {"fit": "patches"}, "fit is 'patches'; allowed: 'crop', 'squ"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_once(model, train, says):
