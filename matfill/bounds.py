@@ -25,7 +25,7 @@ def distortion(trace: Trace, counted: Tensor | None = None) -> Tensor:
     """
     if trace.target is None:
         raise MatfillError("a generated trace has no distortion: only a pass that saw the missing pixels has")
-    image = trace.missing[:, 0].nonzero()[:, 0]  # which image each row belongs to
+    image = trace.missing.flatten().nonzero()[:, 0] // trace.missing[0].numel()  # which one each row belongs to
     total = torch.zeros(len(trace.missing), device=image.device)
     nats = -trace.pixels.log_prob(trace.target)
     return total.index_add(0, image, nats if counted is None else nats * counted[trace.missing])

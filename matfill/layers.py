@@ -15,7 +15,8 @@ from matfill.config import Level, ModelConfig
 
 
 def lrelu(h: Tensor) -> Tensor:
-    return F.leaky_relu(h, 0.1, inplace=True)
+    # in place where that pays: a view, which is what a 1x1 convolution gives, costs copies of its gradient
+    return F.leaky_relu(h, 0.1, inplace=not (h.requires_grad and h._is_view()))
 
 
 class Conv2d(nn.Module):
@@ -47,9 +48,16 @@ class Conv2d(nn.Module):
         gain = 0.2 if output else math.sqrt(2 / (1 + 0.1**2))
         nn.init.orthogonal_(self.weight, gain * scale * math.sqrt(max(1.0, rows / columns)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kernel == 1:  # as a matrix product: half the time of a 1x1 convolution on CPUs
-            return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """conv([h; h'; ...]) of all inputs side by side."""
+        if self.kernel == 1:  # as matrix products: half the time of a 1x1 convolution on CPUs
+            first, *others = (x.movedim(1, -1) for x in inputs)
+            part, *parts = self.weight.split([x.shape[1] for x in inputs], dim=1)
+            out = F.linear(first, part, self.bias)
+            for x, part in zip(others, parts, strict=True):  # summed: gradients of a concatenation are strided, and slow
+                out = out + F.linear(x, part)
+            return out.movedim(-1, 1)
+        x = side_by_side(*inputs)
         weight = self.weight.view(self.weight.shape[0], self.kernel, self.kernel, -1).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
@@ -63,7 +71,7 @@ class Branch(nn.Module):
         self.second = Conv2d(channels, channels, kernel, scale=scale)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.second(lrelu(self.first(side_by_side(*inputs))))
+        return self.second(lrelu(self.first(*inputs)))
 
 
 class Residual(Branch):
@@ -84,8 +92,8 @@ class Gated(nn.Module):
         nn.init.constant_(self.gates.bias[:channels], -1.0)  # a state passes many modules: at first, most of it is kept
 
     def forward(self, h: Tensor, *inputs: Tensor) -> Tensor:
-        u, r = torch.sigmoid(self.gates(side_by_side(h, *inputs))).chunk(2, dim=1)
-        return h + u * (torch.tanh(self.candidate(side_by_side(r * h, *inputs))) - h)
+        u, r = torch.sigmoid(self.gates(h, *inputs)).chunk(2, dim=1)
+        return h + u * (torch.tanh(self.candidate(r * h, *inputs)) - h)
 
 
 def side_by_side(*maps: Tensor) -> Tensor:
@@ -180,5 +188,5 @@ class ImageOutput(nn.Module):
             return self.conv(enlarge(h_td, self.ratio))
         if self.hidden:
             seen = [] if image is None else [F.pixel_unshuffle(image, self.ratio).to(h_td.dtype)]
-            h_td = lrelu(self.hidden(side_by_side(h_td, *seen)))
+            h_td = lrelu(self.hidden(h_td, *seen))
         return F.pixel_shuffle(self.conv(h_td), self.ratio)

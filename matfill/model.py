@@ -199,23 +199,25 @@ class MatNet(nn.Module):
         seen, states = encoded.seen, encoded.states
         for number, stage in enumerate(self.stages):
             if number:
-                guess = self._distribution(output, encoded.filled).mean.movedim(-1, 1).clamp(0, 1)
+                guess = self._pixels(self._raw(output).movedim(1, -1), encoded.filled.movedim(1, -1))
+                guess = guess.mean.movedim(-1, 1).clamp(0, 1)
                 seen = _seen(torch.where(missing, guess, x), encoded.unknown)
                 states = stage.encode(seen, x if encoded.infer else None)
             update, found = stage.decode(len(x), seen, states, source, number)
             output = update if output is None else output + update
             latents += found
-        raw, drawn = output[:, : self.parameters_per_pixel], None
+        chosen = missing.flatten().nonzero()[:, 0] if self.config.conditional else None
+        target = _rows(x, chosen) if encoded.infer else None
+        if encoded.infer and self.config.output == "gaussian":
+            target = dequantise(target, to_uniform(noise(target.shape)))
+        raw, base, drawn = self._raw(output), _rows(encoded.filled, chosen), None
+        pixels = top_down = self._pixels(_rows(raw, chosen), base)
         if self.autoregression and autoregress:
             if encoded.infer:
                 raw = raw + self.autoregression(output, encoded.look)
             else:
                 drawn, raw = self._draw_pixels(output, encoded, noise)
-        where = missing[:, 0]
-        target = x.movedim(1, -1)[where] if encoded.infer else None
-        if encoded.infer and self.config.output == "gaussian":
-            target = dequantise(target, to_uniform(noise(target.shape)))
-        pixels, top_down = (self._distribution(each, encoded.filled, where) for each in (raw, output))
+            pixels = self._pixels(_rows(raw, chosen), base)
         return Trace(tuple(latents), pixels, missing, target, top_down, drawn)
 
     def _draw_pixels(self, output: Tensor, encoded: Encoded, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -225,21 +227,20 @@ class MatNet(nn.Module):
         base = encoded.filled.flatten(2).mT
 
         def draw(raw: Tensor, places: Tensor) -> Tensor:
-            pixels = PIXELS[self.config.output](raw, base[:, places], self.config)
-            return pixels.sample(uniform[:, places])
+            return self._pixels(raw, base[:, places]).sample(uniform[:, places])
 
-        return self.autoregression.sample(output, output[:, : self.parameters_per_pixel], x, encoded.missing, draw)
+        return self.autoregression.sample(output, self._raw(output), x, encoded.missing, draw)
 
     def _uniform(self, x: Tensor, noise: Noise) -> Tensor:
         """Uniform noise to draw all pixels of x from, (B, H W, C + 1)."""
         return to_uniform(noise((len(x), x[0, 0].numel(), x.shape[1] + 1)))
 
-    def _distribution(self, raw: Tensor, base: Tensor, where: Tensor | None = None) -> PixelDistribution:
-        """Of all pixels (B, H, W), or of the rows that `where` (B, H, W) selects; features are left aside."""
-        raw = raw[:, : self.parameters_per_pixel]
-        raw, base = raw.movedim(1, -1), base.movedim(1, -1)
-        if where is not None:
-            raw, base = raw[where], base[where]
+    def _raw(self, output: Tensor) -> Tensor:
+        """The raw parameters (B, P, H, W) in a stage's output; the features for an autoregression are left aside."""
+        return output[:, : self.parameters_per_pixel]
+
+    def _pixels(self, raw: Tensor, base: Tensor) -> PixelDistribution:
+        """Of pixels with raw parameters (..., P) and the filled image's values (..., C)."""
         return PIXELS[self.config.output](raw, base, self.config)
 
     def forward(self, x: Tensor, missing: Tensor, noise: Noise, hint: Hint | None = None) -> Trace:
@@ -276,6 +277,12 @@ def _seen(filled: Tensor, unknown: Tensor) -> Tensor:
     """What a stage sees, (B, C + 1, H, W), from -1 to 1."""
     seen = torch.cat([2 * filled - 1, 2 * unknown - 1], dim=1)
     return seen.contiguous(memory_format=torch.channels_last)
+
+
+def _rows(maps: Tensor, chosen: Tensor | None) -> Tensor:
+    """Maps (B, C, H, W) as rows (B H W, C), or those rows alone whose numbers are in `chosen` (rows,)."""
+    rows = maps.movedim(1, -1).flatten(0, 2)
+    return rows if chosen is None else rows[chosen]
 
 
 def _paste(x: Tensor, where: Tensor, rows: Tensor) -> Tensor:
