@@ -44,9 +44,10 @@ class Objective(nn.Module):
     second image, in nats of a Gaussian with a standard deviation of 0.1. With no level from q this trains the
     generator by itself, like the hybrid of Sohn et al. 2015 (section 4.2); with some, every level has to tell as much
     as it can without help from finer ones (nested dropout, Rippel et al. 2014). Plus `component_entropy` times the
-    uncertainty about the component of a mixture prior (section 2.3). Plus `top_down_weight` times the distortion by the
-    top-down output alone: without that, a local autoregression soon explains so much that latents fall out of use
-    (Lucas & Verbeek 2018, section 3.2). The bound stays as it is.
+    uncertainty about the component of a mixture prior (section 2.3), weighted like the rate it belongs to: in full from
+    the start, when all images look alike, it would hold them to one component. Plus `top_down_weight` times the
+    distortion by the top-down output alone: without that, a local autoregression soon explains so much that latents
+    fall out of use (Lucas & Verbeek 2018, section 3.2). The bound stays as it is.
     """
 
     def __init__(self, model: MatNet, prediction_weight: float = 0.0, component_entropy: float = 0.0):
@@ -76,7 +77,8 @@ class Objective(nn.Module):
         weights = [kl_weights[latent.level] for latent in trace.latents]
         loss = distortion.mean() + sum(weight * rate.mean() for weight, rate in zip(weights, rates, strict=True))
         if self.component_entropy:
-            loss = loss + self.component_entropy * bounds.component_entropy(trace).mean()
+            entropy = bounds.component_entropy(trace).mean()
+            loss = loss + self.component_entropy * kl_weights[0] * entropy
         if top_down_weight:
             loss = loss + top_down_weight * -trace.top_down.log_prob(trace.target).sum() / len(x)
         if self.prediction_weight:

@@ -191,10 +191,12 @@ def test_heldout_scores_have_them_too():
     assert [[len(level) for level in stage] for stage in found["module_rates"]] == [[1, 2, 1]]
 
 
-def test_the_penalty_is_the_entropy_of_the_posterior_over_components():
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_the_penalty_is_the_entropy_of_the_posterior_over_components_weighted_like_the_first_rate(share):
     model = tiny_model(conditional=False, **MIXED).requires_grad_(False)
     x, missing = images(6, binary=True), torch.ones(6, 1, 8, 8, dtype=torch.bool)
-    losses = [float(Objective(model, 0.0, w)(x, missing, seeded_noise(), [1.0] * 3)[0]) for w in (0.0, 5.0)]
+    weights = [share, 1.0, 1.0]
+    losses = [float(Objective(model, 0.0, w)(x, missing, seeded_noise(), weights)[0]) for w in (0.0, 5.0)]
     trace = model(x, missing, seeded_noise())
     entropy = bounds.component_entropy(trace)
     latent = trace.latents[0]
@@ -206,7 +208,7 @@ def test_the_penalty_is_the_entropy_of_the_posterior_over_components():
     ]
     r = (-torch.stack(kls, dim=1)).softmax(1)
     torch.testing.assert_close(entropy, -(r * r.log()).sum(1))
-    assert (losses[1] - losses[0]) * model.config.dims == pytest.approx(5 * float(entropy.mean()), rel=1e-2)
+    assert (losses[1] - losses[0]) * model.config.dims == pytest.approx(5 * share * float(entropy.mean()), rel=1e-2)
     assert float(entropy.min()) > 0.1
 
 
