@@ -54,7 +54,7 @@ class Conv2d(nn.Module):
             first, *others = (x.movedim(1, -1) for x in inputs)
             part, *parts = self.weight.split([x.shape[1] for x in inputs], dim=1)
             out = F.linear(first, part, self.bias)
-            for x, part in zip(others, parts, strict=True):  # summed: gradients of a concatenation are strided, and slow
+            for x, part in zip(others, parts, strict=True):  # summed: a concatenation's gradients are strided, and slow
                 out = out + F.linear(x, part)
             return out.movedim(-1, 1)
         x = side_by_side(*inputs)
