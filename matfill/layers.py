@@ -51,12 +51,13 @@ class Conv2d(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """conv([h; h'; ...]) of all inputs side by side."""
         if self.kernel == 1:  # as matrix products: half the time of a 1x1 convolution on CPUs
-            first, *others = (x.movedim(1, -1) for x in inputs)
+            batch, _, *sizes = inputs[0].shape
+            first, *others = (x.movedim(1, -1).flatten(0, 2) for x in inputs)  # pixels as rows
             part, *parts = self.weight.split([x.shape[1] for x in inputs], dim=1)
             out = F.linear(first, part, self.bias)
             for x, part in zip(others, parts, strict=True):  # summed: a concatenation's gradients are strided, and slow
-                out = out + F.linear(x, part)
-            return out.movedim(-1, 1)
+                out = torch.addmm(out, x, part.mT)
+            return out.unflatten(0, (batch, *sizes)).movedim(-1, 1)
         x = side_by_side(*inputs)
         weight = self.weight.view(self.weight.shape[0], self.kernel, self.kernel, -1).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)

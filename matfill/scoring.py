@@ -37,8 +37,9 @@ from matfill.stacks import from_posterior
 
 MOST_SAMPLES = 100_000
 BLOCK = 64  # images that share a stream of noise, and are never divided between processes
-BATCH = {"cpu": 64}  # images in one pass; elsewhere GPU_BATCH
-GPU_BATCH = 512
+GPU_BATCH = 512  # images in one pass
+CPU_BATCH = 1024  # likewise, of a fully connected model; others get fewer, down to a BLOCK, for the caches' sake
+CPU_POSITIONS = 16_384  # of the finest level's maps, in such a pass
 COLLAPSED = 2.0  # median effective sample size below which the bound tells more of k than of the model
 FEW = 10  # samples, with which that says nothing yet
 
@@ -122,7 +123,10 @@ def score(
     device = model.mean_image.device
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     share = np.array_split(np.arange(math.ceil(len(images) / BLOCK)), world)[rank].tolist()
-    together = max(1, (batch or BATCH.get(device.type, GPU_BATCH)) // BLOCK)
+    if batch is None:
+        positions = model.config.levels[-1].size ** 2
+        batch = GPU_BATCH if device.type != "cpu" else min(CPU_BATCH, CPU_POSITIONS // positions)
+    together = max(1, batch // BLOCK)
     keys = [(stage, level) for stage in range(model.config.stages) for level in range(len(model.config.levels))]
     table = torch.zeros(len(images), 3 + len(keys), dtype=torch.float64)
     total, done, costs = sum(len(images[b * BLOCK : (b + 1) * BLOCK]) for b in share) * samples, 0, []

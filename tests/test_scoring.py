@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from matfill import bounds, checkpoint, cli, data, scoring
+from matfill.config import Level, ModelConfig
 from matfill.errors import ConfigError, DataError, MaskError, MatfillError, WeightsError
+from matfill.model import MatNet
 from matfill.scoring import BLOCK, MOST_SAMPLES, Scores, block_noise, protocol_of, score, score_data
 from tests.test_bounds import Exact
 from tests.tiny import holes, images, tiny_model
@@ -205,6 +207,17 @@ def test_noise_is_normal_and_each_images_own():
     assert torch.equal(alone((int(theirs), 3)), pixels[start : start + theirs])
 
 
+@pytest.mark.parametrize(("size", "together"), [(1, 1024), (4, 1024), (8, 256), (16, BLOCK), (64, BLOCK)])
+def test_a_pass_on_the_cpu_takes_more_images_where_maps_are_small(size, together, monkeypatch):
+    levels = (Level(size=size, channels=4, latents=1),)
+    model = MatNet(ModelConfig(image_size=size, image_channels=1, levels=levels, stages=1)).eval()
+    seen, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda x, *rest, **options: seen.append(len(x)) or encode(x, *rest, **options))
+    images = torch.zeros(together + 1, 1, size, size, dtype=torch.uint8)
+    score(model, images, torch.ones_like(images, dtype=torch.bool), samples=1, seed=0)
+    assert seen == [together, 1]
+
+
 def test_an_image_is_encoded_once_and_no_sample_is_kept(photos, monkeypatch):
     model, traces, encoded, alive = tiny_model(), [], [], []
     encode, decode = model.encode, model.decode
@@ -219,7 +232,7 @@ def test_an_image_is_encoded_once_and_no_sample_is_kept(photos, monkeypatch):
     )
     monkeypatch.setattr(model, "decode", counting)
     seen = []
-    scores = score(model, *photos, samples=4, seed=0, on_progress=lambda *counts: seen.append(counts))
+    scores = score(model, *photos, samples=4, seed=0, batch=BLOCK, on_progress=lambda *counts: seen.append(counts))
     assert encoded == [BLOCK, BLOCK, BLOCK // 2]
     assert len(traces) == 3 * 4
     assert max(alive) <= 1
