@@ -49,7 +49,9 @@ def recorded(model: torch.nn.Module, calls: Counter[Shape]) -> None:
     """Count every convolution that the model makes from now on."""
 
     def note(layer: Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls[(tuple(inputs[0].shape), len(layer.weight), layer.kernel, layer.stride, layer.padding)] += 1
+        batch, _, *sizes = inputs[0].shape
+        shape = (batch, sum(x.shape[1] for x in inputs), *sizes)
+        calls[(shape, len(layer.weight), layer.kernel, layer.stride, layer.padding)] += 1
 
     for layer in model.modules():
         if isinstance(layer, Conv2d):
