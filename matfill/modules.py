@@ -110,7 +110,9 @@ class MixturePrior(nn.Module):
     def __init__(self, level: Level, config: ModelConfig):
         super().__init__()
         shape = (config.prior_components, level.latents, level.size, level.size)
-        self.means = nn.Parameter(torch.randn(shape))  # apart from each other, or they would stay alike for good
+        # apart, or they would stay alike for good; but all close to where every image is at first: what is far from
+        # all images belongs to none, and has no gradient to come closer by
+        self.means = nn.Parameter(0.2 * torch.randn(shape))
         self.log_variances = nn.Parameter(torch.zeros(shape))
 
     def forward(self, h_td: Tensor) -> GaussianMixture:

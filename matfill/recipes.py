@@ -112,7 +112,7 @@ def mnist_fc() -> Recipe:
         update="gru",
         **UNCONDITIONAL,
     )
-    return model, dataclasses.replace(WHOLE_IMAGES, minutes=120)
+    return model, dataclasses.replace(WHOLE_IMAGES, minutes=120, kl_warmup=1500, learning_rate=1e-3)
 
 
 def mnist() -> Recipe:

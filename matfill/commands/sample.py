@@ -12,7 +12,7 @@ from matfill.errors import one_line
 
 
 def sample(
-    weights: Weights = "mnist",
+    weights: Weights = "mnist-fc",
     count: Annotated[int, typer.Option(min=1, max=10_000, help="How many images.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Image i depends on it and on i alone.")] = 0,
     temperature: LatentSpread = None,
@@ -22,7 +22,7 @@ def sample(
 ) -> None:
     """Draw images from an unconditional model, onto one contact sheet.
 
-    Example: matfill sample --weights mnist --count 64 -o samples.png
+    Example: matfill sample --weights mnist-fc --count 64 -o samples.png
     """
     import numpy as np
     from rich.console import Console
