@@ -7,7 +7,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from matfill.config import Level
-from matfill.distributions import GaussianMixture
+from matfill.distributions import GaussianMixture, component_posterior
 from matfill.layers import Conv2d, Gated
 from matfill.modules import (
     BottomUp,
@@ -109,6 +109,14 @@ def test_or_a_mixture_of_what_it_has_learnt(size):
     for image in range(3):
         torch.testing.assert_close(p.normals.mean[image], module.means)
         torch.testing.assert_close(p.normals.variance.log()[image], module.log_variances, rtol=1e-4, atol=1e-5)
+
+
+def test_at_first_every_component_has_a_share_of_every_image():
+    prior = MixturePrior(Level(1, channels=5, latents=32), tiny_config(conditional=False, prior_components=50))
+    q = Normal(torch.zeros(1, 32, 1, 1), torch.ones(1, 32, 1, 1))
+    shares = component_posterior(q, prior(torch.zeros(1))).probs
+    assert shares.min() > 0.1 / 50 and shares.max() < 5 / 50
+    assert shares.std() > 0.1 / 50  # but not the same one
 
 
 @sizes
