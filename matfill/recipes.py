@@ -102,7 +102,9 @@ def quadrants() -> Recipe:
 def mnist_fc() -> Recipe:
     """Digits, binarised afresh every time: fully connected, GRU-style updates, seven latents one after the other.
 
-    `matfill train mnist --recipe mnist-fc`, the paper's "FC MatNet" (table 4).
+    `matfill train mnist --recipe mnist-fc`, the paper's "FC MatNet" (table 4); some 1,300 images/s on one core of an AMD
+    EPYC, bfloat16. The bundled weights had 75 minutes there: a bound of 84.76 nats (k = 50) on the 10,000 test digits,
+    November 2026. Two hours are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=28,
@@ -155,12 +157,14 @@ def omniglot() -> Recipe:
 def omniglot_gmm() -> Recipe:
     """As `omniglot`, with a mixture of 50 Gaussians as the prior over z_0: classes without labels (figure 3).
 
-    `matfill train omniglot --recipe omniglot-gmm`
+    `matfill train omniglot --recipe omniglot-gmm`; some 190 images/s on one core of an AMD EPYC, bfloat16. The bundled
+    weights had 46 minutes there: a bound of 96.01 nats (k = 20) on 2,000 test images, November 2026. The small price on
+    predictions is there lest z_0 fall silent, as it did in `mnist-fc`. Two hours are what the recipe asks for.
     """
     model, config = omniglot()
     return (
         dataclasses.replace(model, prior_components=50),
-        dataclasses.replace(config, component_entropy=0.1),
+        dataclasses.replace(config, minutes=120, kl_warmup=400, prediction_weight=0.01, component_entropy=0.3),
     )
 
 
