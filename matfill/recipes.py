@@ -103,7 +103,7 @@ def mnist_fc() -> Recipe:
     """Digits, binarised afresh every time: fully connected, GRU-style updates, seven latents one after the other.
 
     `matfill train mnist --recipe mnist-fc`, the paper's "FC MatNet" (table 4); 1,300 images/s on one core of an AMD
-    EPYC, bfloat16. The bundled weights had 75 minutes there: a bound of 84.76 nats (k = 50) on the 10,000 test digits,
+    EPYC, bfloat16. The bundled weights had 75 minutes there: a bound of 84.51 nats (k = 2,500) on the test digits,
     November 2026. Two hours are what the recipe asks for.
     """
     model = ModelConfig(
