@@ -19,7 +19,8 @@ LINKS = "/proc/self/fd"  # Linux has a link here to each open file
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file open for writing that becomes `path` when the block ends, or vanishes when it raises.
 
-    On Linux it has no name before it is whole, so that not even a process that is killed leaves anything behind.
+    On Linux a new file has no name before it is whole, so that not even a process that is killed leaves anything behind;
+    one that replaces another has a temporary name for the moment in between.
     Raises the OSErrors of the system as they come (no such folder, no permission, no space).
     """
     path = Path(path)
@@ -32,9 +33,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             if temporary is None:
+                os.fchmod(file.fileno(), _usual_mode(path))
                 temporary = _name(file.fileno(), path)
-        os.chmod(temporary, _usual_mode(path))
-        os.replace(temporary, path)
+            else:
+                os.chmod(temporary, _usual_mode(path))
+        if temporary is not None:
+            os.replace(temporary, path)
     except BaseException:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -52,13 +56,14 @@ def _unnamed(folder: Path) -> int | None:
     return None
 
 
-def _name(handle: int, path: Path) -> str:
-    """Give an unnamed file a temporary name beside `path`, and return it."""
+def _name(handle: int, path: Path) -> str | None:
+    """Make an unnamed file `path`, or, where that is there already, give it a temporary name beside it: that name."""
+    name, temporary = str(path), None
     while True:
-        temporary = str(path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
         with contextlib.suppress(FileExistsError):
-            os.link(f"{LINKS}/{handle}", temporary, src_dir_fd=handle)  # any handle: it makes Python follow the link
+            os.link(f"{LINKS}/{handle}", name, src_dir_fd=handle)  # any handle: it makes Python follow the link
             return temporary
+        name = temporary = str(path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

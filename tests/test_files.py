@@ -31,6 +31,18 @@ def test_a_file_appears_when_it_is_whole(tmp_path, unnamed):
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
+@pytest.mark.skipif(not UNNAMED, reason="Linux only")
+def test_a_new_file_never_has_another_name(tmp_path, monkeypatch):
+    """Whoever kills the process between two names would leave the first one behind."""
+    linked, link = [], os.link
+    monkeypatch.setattr(
+        os, "link", lambda source, name, **options: linked.append(name) or link(source, name, **options)
+    )
+    monkeypatch.setattr(os, "replace", None)
+    write_atomic(tmp_path / "a", b"new")
+    assert linked == [str(tmp_path / "a")]
+
+
 def test_what_was_there_is_replaced_or_left_alone(tmp_path, unnamed):
     write_atomic(tmp_path / "a", b"old")
     os.chmod(tmp_path / "a", 0o640)
