@@ -19,7 +19,7 @@ LINKS = "/proc/self/fd"  # Linux has a link here to each open file
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file open for writing that becomes `path` when the block ends, or vanishes when it raises.
 
-    On Linux a new file has no name before it is whole, so that not even a process that is killed leaves anything behind;
+    On Linux a new file has no name before it is whole, so that not even a process that is killed leaves anything there;
     one that replaces another has a temporary name for the moment in between.
     Raises the OSErrors of the system as they come (no such folder, no permission, no space).
     """
