@@ -1,7 +1,8 @@
 """Which arrays of a file or folder are images to train on, to validate and to test on, and which their labels.
 
-Names tell: train.npy, binarized_mnist_valid.amat, t10k-images-idx3-ubyte.gz, x_train and y_train in an .npz. The data
-sets that are published in a form of their own are read from that: CIFAR-10 and Omniglot.
+Names tell: train.npy, binarized_mnist_valid.amat, t10k-images-idx3-ubyte.gz, x_train and y_train in an .npz. In place
+of labels there may be the names of the files that the images came from (train in a names.npz): those of one folder are
+one class. The data sets that are published in a form of their own are read from that: CIFAR-10 and Omniglot.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import io
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from matfill.image_set import split_of
 
 ALL = "all"  # in place of a split, where nothing tells which is which
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
+NAME_WORDS = {"names", "filenames", "files", "paths"}
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,12 @@ def _by_role(entries: Mapping[str, Entry], source: Path) -> ArraySet:
     images: dict[str, list[str]] = {}
     labels: dict[str, Entry] = {}
     for name, entry in entries.items():
-        role = split_of(name) or ALL
-        if LABEL_WORDS & set(re.split(r"[^a-z]+", name.lower())):
+        role, words = split_of(name) or ALL, set(re.split(r"[^a-z]+", name.lower()))
+        if LABEL_WORDS & words:
             if entry.dtype.kind in "bui" and entry.shape[1:] in ((), (1,)):
                 labels[role] = entry
+        elif NAME_WORDS & words and entry.dtype.kind == "U" and len(entry.shape) == 1:
+            labels.setdefault(role, replace(entry, load=lambda entry=entry: _folders(entry.load())))
         elif entry.image_shape():
             images.setdefault(role, []).append(name)
     if len(images) > 1:
@@ -84,6 +88,11 @@ def _by_role(entries: Mapping[str, Entry], source: Path) -> ArraySet:
             what = "images" if role == ALL else f"images of {role}"
             raise DataError(f"{source}: {' and '.join(names)} could all be the {what}; keep one, or rename the others")
     return ArraySet({role: entries[name] for role, (name,) in images.items()}, labels)
+
+
+def _folders(names: Iterable[str]) -> np.ndarray:
+    """For each file's name the number of its folder, in alphabetic order: (N,)."""
+    return np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)[1]
 
 
 # --- data sets as they are published ---------------------------------------------------------------------------------
@@ -123,13 +132,16 @@ def _cifar10(path: Path) -> Arrays:
 
 
 def _omniglot(path: Path) -> Arrays:
-    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright, sorted by name."""
+    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright, sorted by name.
+
+    Drawings of one character are one class.
+    """
     found = {}
     for split, name in (("train", "images_background.zip"), ("test", "images_evaluation.zip")):
         if path.with_name(name).exists():
             with zipfile.ZipFile(path.with_name(name)) as archive:
                 names = sorted(name for name in archive.namelist() if re.match(r"images_\w+/.*\.png$", name))
-                found[split] = np.stack([_drawing(archive.read(name)) for name in names]), None
+                found[split] = np.stack([_drawing(archive.read(name)) for name in names]), _folders(names)
     return found
 
 

@@ -107,6 +107,15 @@ def test_a_file_and_its_packed_twin_are_one(tmp_path):
     assert counts(opened(tmp_path)) == (18, 2, 0)
 
 
+def test_files_of_one_folder_are_a_class_where_there_are_no_labels(tmp_path):
+    saved(tmp_path / "in", train=numbered(20), test=numbered(4))
+    names = {"test": np.array(["b/a/1.png", "a/1.png", "b/a/2.png", "a/b/3.png"]), "train": np.arange(20)}
+    np.savez(tmp_path / "in" / "names.npz", **names)
+    assert {split: array.tolist() for split, array in opened(tmp_path / "in").labels.items()} == {"test": [2, 0, 2, 1]}
+    np.save(tmp_path / "in" / "labels_test.npy", np.array([7, 8, 9, 9]))
+    assert opened(tmp_path / "in").labels["test"].tolist() == [7, 8, 9, 9]
+
+
 def test_other_sets_are_divided_at_random_and_labels_follow(tmp_path):
     saved(tmp_path / "in", train=numbered(200), train_labels=np.arange(200))
     found, again, other = (opened(tmp_path / "in", seed=seed) for seed in (0, 0, 1))
@@ -231,6 +240,7 @@ def test_omniglot_is_read_from_its_archives_with_the_ink_bright(tmp_path):
     assert counts(found) == (9, 1, 3)
     assert (found.test[:2] == 0).all()
     assert (found.test[2, :4, 16:] == 255).all() and found.test[2].sum() == 255 * 4 * 12
+    assert found.labels["test"].tolist() == [0, 1, 2] and len(found.labels["train"]) == 9
 
 
 def test_chardata_mat_is_read_where_scipy_is_there(tmp_path, monkeypatch):
