@@ -205,7 +205,7 @@ def _now(device: torch.device) -> float:
 def score_data(
     source: str | os.PathLike[str],
     weights: str | os.PathLike[str],
-    mask: str,
+    mask: str | None = None,
     *,
     data: Path | None = None,
     split: str = "test",
@@ -218,18 +218,24 @@ def score_data(
 ) -> dict[str, Any]:
     """Scores of the images in `source` (a path, or the name of a data set, also below `data`), as plain values.
 
-    `count` of the images of `split` (or ALL splits) are scored, drawn by `seed` like their holes, always the same
-    ones; all of them where it is None. They are fitted to the model as its training data were. Under torchrun every
-    process calls this, and gets the same figures. MatfillError says what does not fit what.
+    `mask` says what is missing: with an unconditional model "all", which then need not be given. `count` of the images
+    of `split` (or ALL splits) are scored, drawn by `seed` like their holes, always the same ones; all of them where it
+    is None. They are fitted to the model as its training data were. Under torchrun every process calls this, and gets
+    the same figures. MatfillError says what does not fit what.
     """
     if split not in (*SPLITS, ALL):
         raise ConfigError(f"split is {split!r}; allowed: {', '.join(SPLITS)}, {ALL}")
     if precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"precision is {precision!r}; allowed: auto, {', '.join(PRECISIONS)}")
-    masks.parse(mask)
+    if mask is not None:
+        masks.parse(mask)
     made = {"date": today(), "version": source_version()}  # as it begins: a checkout may move on meanwhile
     chosen = pick_device(device)
     model, card = load_weights(weights)
+    if mask is None:
+        if model.config.conditional:
+            raise ConfigError(f"{weights} is a conditional model; say which holes it fills, such as --mask random3x20")
+        mask = "all"
     path = datasets.locate(source, data)
     with process_group(chosen), tempfile.TemporaryDirectory(prefix="matfill-", ignore_cleanup_errors=True) as cache:
         images, missing, fingerprint = _examples(

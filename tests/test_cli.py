@@ -491,6 +491,18 @@ def test_eval_prints_one_object(matfill, digits, monkeypatch):
     assert "MatNet" not in said
 
 
+def test_eval_of_an_unconditional_model_scores_whole_images(matfill, tmp_path):
+    data, path = tmp_path / "train.npy", tmp_path / "whole.safetensors"
+    model = tiny_model(image_channels=1, output="bernoulli", conditional=False)
+    checkpoint.save_weights(path, model, {}, torch.float32)
+    np.save(data, np.random.default_rng(0).integers(0, 2, (20, 8, 8), np.uint8))
+    arguments = ("eval", data, "--weights", path, "--split", "all", "--json")
+    short, long = (json.loads(matfill(*arguments, *mask)[1]) for mask in ((), ("--mask", "all")))
+    assert short["mask"] == long["mask"] == "all"
+    assert short["free_energy"] == long["free_energy"]
+    assert short["free_energy"]["bits_per_dim"] == pytest.approx(short["free_energy"]["mean"] / 64 / np.log(2))
+
+
 @pytest.mark.parametrize(("visible", "paper"), [(1, "57.45"), (2, "36.82"), (3, "17.96")])
 def test_eval_of_quadrants_shows_the_papers_row(matfill, digits, visible, paper):
     data, path = digits
@@ -543,7 +555,7 @@ def test_eval_warns_of_a_collapse_beside_its_object(matfill, digits, monkeypatch
         (["digits.npz", "--weights", "binary.safetensors", "--mask", "left", "--samples", "0"], 2, "--samples"),
         (["digits.npz", "--weights", "binary.safetensors", "--mask", "left", "--samples", "100001"], 2, "--samples"),
         (["digits.npz", "--weights", "binary.safetensors", "--mask", "left", "--protocol", "fixed"], 2, "--quadrants"),
-        (["digits.npz", "--weights", "binary.safetensors"], 2, "--mask"),
+        (["digits.npz", "--weights", "binary.safetensors"], 1, "say which holes"),
         (["digits.npz", "--mask", "left"], 2, "--weights"),
         (["--quadrants", "4"], 2, "--quadrants"),
         (["--quadrants", "1", "--mask", "left"], 2, "--mask"),

@@ -30,7 +30,10 @@ def evaluate(
         ),
     ] = None,
     mask: Annotated[
-        str | None, typer.Option(help="Holes, in pixels of the model's images: see matfill masks.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Holes, in pixels of the model's images: see matfill masks.", show_default="all, if unconditional"
+        ),
     ] = None,
     quadrants: Annotated[
         int | None,
@@ -72,8 +75,8 @@ def evaluate(
         mask = f"quadrants{quadrants}{'fixed' if protocol == 'fixed' else ''}"
     elif protocol:
         raise typer.BadParameter("--protocol goes with --quadrants")
-    if not (images and weights and mask):
-        raise typer.BadParameter("give DATA, --weights and --mask; or --quadrants")
+    if not (images and weights):
+        raise typer.BadParameter("give DATA and --weights; or --quadrants")
     from rich.console import Console
 
     from matfill.display import progress_bar, show_scores
