@@ -62,7 +62,9 @@ def photos() -> Recipe:
 def heritage() -> Recipe:
     """As `faces`, on bell towers, domes, vaults: it stands in for the paper's churches and towers (section 3).
 
-    `matfill train heritage64 --recipe heritage`
+    `matfill train heritage64 --recipe heritage`; 25 images/s on one core of an AMD EPYC, bfloat16. The bundled weights had
+    66 minutes there, from those of `photos` on: the mean of 16 samples is 2.3 dB over biharmonic on 1,000 test images,
+    November 2026. Two hours are what the recipe asks for.
     """
     model, config = faces()
     return model, dataclasses.replace(config, minutes=120)
