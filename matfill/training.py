@@ -33,6 +33,8 @@ from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_check
 
 LOG_SECONDS = 10.0
 LENGTH = {"minutes", "updates"}  # fields of TrainConfig of which one is given
+MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
+TRAIN_FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}  # no name is in both
 
 Event = dict[str, Any]
 Card = dict[str, Any]  #: what a weights file says of itself
@@ -57,9 +59,9 @@ def run(
 ) -> str:
     """Train on the images of `source`; "finished", or "stopped" by Ctrl-C or SIGTERM, with a checkpoint saved.
 
-    `changes` replace fields of the recipe's TrainConfig, or, on `resume`, only its length; `init` names weights to
-    start from. Under torchrun every process calls this; the first one writes. On several machines, `out` has to be a
-    folder that all of them share for a run to be resumed.
+    `changes` replace fields of the recipe's TrainConfig and ModelConfig, or, on `resume`, only the run's length; `init`
+    names weights to start from. Under torchrun every process calls this; the first one writes. On several machines,
+    `out` has to be a folder that all of them share for a run to be resumed.
     """
     chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
@@ -115,7 +117,7 @@ def resumed(out: Path, changes: dict[str, Any]) -> Plan:
     tensors, header = load_checkpoint(out)
     card = header["card"]
     model_config = ModelConfig.from_dict(header["model"])
-    config = resumed_config(TrainConfig.from_dict(card["recipe"]), changes)
+    config = resumed_config(model_config, TrainConfig.from_dict(card["recipe"]), changes)
 
     def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
         trainer = Trainer(MatNet(model_config), config, device)
@@ -130,32 +132,41 @@ def new_config(
 ) -> tuple[ModelConfig, TrainConfig]:
     """What a fresh run is: the recipe with changes; the model of `init`, where weights to start from are given."""
     model, config = recipes.recipe(recipe)
-    config = changed(config, {"precision": fastest_precision(device)} | changes)
-    if init and paper:
-        raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
+    if init and (paper or MODEL_FIELDS & changes.keys()):
+        raise ConfigError(
+            "--paper, and --set of what is the model's, have no say in a run with --init: the model is the one that "
+            "the weights describe"
+        )
     model = init or (model.paper() if paper else model)
+    model, config = changed(model, config, {"precision": fastest_precision(device)} | changes)
     config.require_fit(model)
     return model, config
 
 
-def resumed_config(saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+def resumed_config(model: ModelConfig, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The run's own configuration with its length changed; ConfigError where anything else would differ."""
-    config = changed(saved, changes)
-    for field in dataclasses.fields(config):
-        before, after = getattr(saved, field.name), getattr(config, field.name)
-        if before != after and field.name not in LENGTH:
-            raise ConfigError(
-                f"this run has {field.name} {before!r}, not {after!r}; a resumed run keeps its own settings, only "
-                "--minutes or --updates can change"
-            )
+    new_model, config = changed(model, saved, changes)
+    for old, new in ((model, new_model), (saved, config)):
+        for field in dataclasses.fields(old):
+            before, after = getattr(old, field.name), getattr(new, field.name)
+            if before != after and field.name not in LENGTH:
+                raise ConfigError(
+                    f"this run has {field.name} {before!r}, not {after!r}; a resumed run keeps its own settings, only "
+                    "--minutes or --updates can change"
+                )
     return config
 
 
-def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    """`config` with some fields replaced; a new length, in minutes or updates, replaces the old one."""
+def changed(model: ModelConfig, config: TrainConfig, changes: dict[str, Any]) -> tuple[ModelConfig, TrainConfig]:
+    """Both with some fields replaced, whose names tell which they belong to; a new length, in minutes or updates,
+    replaces the old one."""
+    if unknown := sorted(changes.keys() - MODEL_FIELDS - TRAIN_FIELDS):
+        known = f"of training: {', '.join(sorted(TRAIN_FIELDS))}; of the model: {', '.join(sorted(MODEL_FIELDS))}"
+        raise ConfigError(f"there is no setting {unknown[0]!r}; there are, {known}")
     if LENGTH & changes.keys():
         changes = dict.fromkeys(LENGTH) | changes
-    return TrainConfig.from_dict(config.to_dict() | changes)
+    of_model, of_training = ({k: v for k, v in changes.items() if k in names} for names in (MODEL_FIELDS, TRAIN_FIELDS))
+    return ModelConfig.from_dict(model.to_dict() | of_model), TrainConfig.from_dict(config.to_dict() | of_training)
 
 
 def training_images(source: Path, out: Path, plan: Plan, report: Report) -> ImageSet:

@@ -1,13 +1,15 @@
 """Recipes: each is a model that can be built and trained as it says, and whose weights stay small."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from matfill.config import OUTPUTS
+from matfill.config import OUTPUTS, ModelConfig, TrainConfig
 from matfill.errors import ConfigError
 from matfill.model import MatNet
 from matfill.recipes import RECIPES, recipe
-from matfill.training import new_config
+from matfill.training import new_config, resumed_config
 
 LARGEST = {"faces": 11, "photos": 16, "heritage": 12, "cifar10": 12}  # MiB in float16; of all others 6
 DATA = {"mnist": (28, 1), "binarized-mnist": (28, 1), "omniglot": (28, 1), "cifar10": (32, 3)}
@@ -35,6 +37,23 @@ def test_a_change_that_does_not_go_with_the_model_is_refused_before_any_data_are
     with pytest.raises(ConfigError, match="mask is 'left'; allowed: 'all'"):
         new_config("mnist", False, None, {"mask": "left"}, torch.device("cpu"))
     assert new_config("mnist", True, None, {}, torch.device("cpu"))[0].branch_scale == 1
+
+
+def test_names_tell_changes_of_the_model_from_those_of_training():
+    cpu = torch.device("cpu")
+    model, config = new_config("mnist-ar", True, None, {"autoregression": 0, "branch_scale": 0.5, "batch": 7}, cpu)
+    assert (model.autoregression, model.branch_scale, model.flat_channels, config.batch) == (0, 0.5, 0, 7)
+    levels = [{"size": 1, "channels": 16, "latents": 2}, {"size": 28, "channels": 16, "latents": 1, "modules": 2}]
+    assert [level.modules for level in new_config("mnist", False, None, {"levels": levels}, cpu)[0].levels] == [1, 2]
+    assert not {field.name for field in fields(ModelConfig)} & {field.name for field in fields(TrainConfig)}
+    with pytest.raises(ConfigError, match="ladder is True; allowed: False with conditional True"):
+        new_config("quadrants", False, None, {"ladder": True}, cpu)
+    with pytest.raises(ConfigError, match=r"no setting 'ladders'.* ema.* ladder,"):
+        new_config("mnist", False, None, {"ladders": True}, cpu)
+    with pytest.raises(ConfigError, match="the model is the one that the weights describe"):
+        new_config("mnist", False, model, {"ladder": True}, cpu)
+    with pytest.raises(ConfigError, match="this run has stages 1, not 2"):
+        resumed_config(recipe("quadrants")[0], config, {"stages": 2})
 
 
 @every_recipe

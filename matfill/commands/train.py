@@ -34,7 +34,9 @@ def train(
     paper: Annotated[bool, typer.Option("--paper", help="The paper's own modules, without our changes.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other training setting, NAME=VALUE (learning_rate=5e-4); repeatable."),
+        typer.Option(
+            "--set", help="Any other setting of training or model, NAME=VALUE (learning_rate=5e-4); repeatable."
+        ),
     ] = None,
     data: Data = None,
 ) -> None:
@@ -78,7 +80,7 @@ def train(
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:
-    """NAME=VALUE as fields of TrainConfig; values are written as in JSON, and text that is none stands for itself."""
+    """NAME=VALUE as fields of TrainConfig or ModelConfig; values are as in JSON, text that is none stands for itself."""
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
