@@ -80,7 +80,7 @@ def train(
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:
-    """NAME=VALUE as fields of TrainConfig or ModelConfig; values are as in JSON, text that is none stands for itself."""
+    """NAME=VALUE as fields of TrainConfig or ModelConfig; values as in JSON, text that is none stands for itself."""
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
