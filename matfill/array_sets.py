@@ -24,7 +24,7 @@ from matfill.image_set import split_of
 
 ALL = "all"  # in place of a split, where nothing tells which is which
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
-NAME_WORDS = {"names", "filenames", "files", "paths"}
+NAME_WORDS = {"names", "filenames"}
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def cifar10() -> Recipe:
 
     `matfill train cifar10 --recipe cifar10`; 75 images/s on one core of an AMD EPYC, bfloat16. The bundled weights had
     144 minutes there, on 23,040 training images: a bound of 3.474 bits per dimension (k = 5) on 9,975 test images,
-    November 2026. The price on the top-down output keeps latents in use beside the autoregression.
+    November 2026. The price on the top-down output is there lest the autoregression silence all latents.
     """
     model = ModelConfig(
         image_size=32,
