@@ -60,8 +60,8 @@ def run(
     """Train on the images of `source`; "finished", or "stopped" by Ctrl-C or SIGTERM, with a checkpoint saved.
 
     `changes` replace fields of the recipe's TrainConfig and ModelConfig, or, on `resume`, only the run's length; `init`
-    names weights to start from. Under torchrun every process calls this; the first one writes. On several machines,
-    `out` has to be a folder that all of them share for a run to be resumed.
+    names weights to start from, whose model takes the place of the recipe's. Under torchrun every process calls this;
+    the first one writes. On several machines, `out` has to be a folder that all share for a run to be resumed.
     """
     chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
@@ -98,11 +98,13 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     start, start_card = load_weights(init) if init else (None, {})
     model_config, config = new_config(recipe, paper, start and start.config, changes, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MatNet(model_config)
+    if start:
+        take_over(model, start)
 
     def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = start.train() if start else MatNet(model_config)
         model.mean_image.copy_(mean_image(data.train))
         training = {"source": source_version(), "recipe": recipe, "paper": paper}
         if init:
@@ -110,6 +112,26 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         return Trainer(model, config, device), {"data": data.summary(), "training": training}
 
     return Plan(model_config, config, build)
+
+
+@torch.no_grad()
+def take_over(model: MatNet, start: MatNet) -> None:
+    """Set the parameters of `model` to those of `start` wherever both have them; the others stay as they are.
+
+    Of a layer with more outputs in one of them, the first ones are taken over: so an autoregression's features are
+    added to a model's output, or left aside. ConfigError where anything else differs in shape.
+    """
+    given = start.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name not in given:
+            continue
+        if tensor.shape[1:] != given[name].shape[1:]:
+            raise ConfigError(
+                f"{name} is {tuple(given[name].shape)} in the weights to start from, and {tuple(tensor.shape)} in the "
+                "model that --set describes; only parts can be added to it or left out, such as an autoregression"
+            )
+        shared = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, given[name].shape, strict=True))
+        tensor[shared] = given[name][shared]
 
 
 def resumed(out: Path, changes: dict[str, Any]) -> Plan:
@@ -130,13 +152,10 @@ def resumed(out: Path, changes: dict[str, Any]) -> Plan:
 def new_config(
     recipe: str, paper: bool, init: ModelConfig | None, changes: dict[str, Any], device: torch.device
 ) -> tuple[ModelConfig, TrainConfig]:
-    """What a fresh run is: the recipe with changes; the model of `init`, where weights to start from are given."""
+    """What a fresh run is: the recipe, or its training and the model of `init`, with changes."""
     model, config = recipes.recipe(recipe)
-    if init and (paper or MODEL_FIELDS & changes.keys()):
-        raise ConfigError(
-            "--paper, and --set of what is the model's, have no say in a run with --init: the model is the one that "
-            "the weights describe"
-        )
+    if init and paper:
+        raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
     model = init or (model.paper() if paper else model)
     model, config = changed(model, config, {"precision": fastest_precision(device)} | changes)
     config.require_fit(model)

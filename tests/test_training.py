@@ -230,6 +230,29 @@ def test_init_starts_from_weights_and_says_so(folder, tmp_path):
     assert card["training"]["init"]["training"]["updates"] == CONFIG.updates
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
+def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
+    start, model = (tiny_model(seed=seed, autoregression=layers) for seed, layers in ((1, before), (2, after)))
+    random = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    training.take_over(model, start)
+    given, output = start.state_dict(), "stages.0.output.conv.weight"
+    for name, tensor in model.state_dict().items():
+        if name.startswith("autoregression."):
+            assert torch.equal(tensor, random[name])
+        else:
+            shared = min(len(tensor), len(given[name])) if tensor.ndim else None
+            assert torch.equal(tensor[:shared], given[name][:shared])
+            assert torch.equal(tensor[shared:], random[name][shared:])
+    assert len(model.state_dict()[output]) != len(given[output])
+
+
+def test_what_has_another_shape_cannot_be_taken_over(folder, tmp_path):
+    run(folder, tmp_path / "first")
+    with pytest.raises(ConfigError, match=r"only parts can be added") as caught:
+        run(folder, tmp_path / "second", init=str(tmp_path / "first"), changes={"flat_channels": 4})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("error", "says", "kwargs"),
     [
