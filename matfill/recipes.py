@@ -145,7 +145,9 @@ def mnist() -> Recipe:
 def mnist_ar() -> Recipe:
     """As `mnist`, with the local autoregression of section 2.3.
 
-    `matfill train binarized-mnist --recipe mnist-ar`
+    `matfill train binarized-mnist --recipe mnist-ar`; some 165 images/s on one core of an AMD EPYC, bfloat16. The
+    bundled weights had 72 minutes there, from those of `mnist` on (`--init mnist --set autoregression=5`): a bound of
+    80.07 nats (k = 50) on the test digits, November 2026. Six hours are what the recipe asks for.
     """
     model, config = mnist()
     return dataclasses.replace(model, autoregression=5), config

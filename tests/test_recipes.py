@@ -51,7 +51,9 @@ def test_names_tell_changes_of_the_model_from_those_of_training():
     with pytest.raises(ConfigError, match=r"no setting 'ladders'.* ema.* ladder,"):
         new_config("mnist", False, None, {"ladders": True}, cpu)
     with pytest.raises(ConfigError, match="the model is the one that the weights describe"):
-        new_config("mnist", False, model, {"ladder": True}, cpu)
+        new_config("mnist", True, model, {}, cpu)
+    warm, _ = new_config("mnist", False, model, {"autoregression": 5}, cpu)
+    assert (warm.autoregression, warm.branch_scale, warm.flat_channels) == (5, 0.5, 0)
     with pytest.raises(ConfigError, match="this run has stages 1, not 2"):
         resumed_config(recipe("quadrants")[0], config, {"stages": 2})
 
