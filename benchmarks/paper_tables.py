@@ -153,6 +153,8 @@ QUADRANTS = Table(
         Published("MatNet", ("57.45", "36.82", "17.96"), "1"),
         Ours("quadrants", tuple(f"quadrants{n}" for n in (1, 2, 3)), "random protocol"),
         Ours("quadrants", tuple(f"quadrants{n}fixed" for n in (1, 2, 3)), "fixed protocol", always=False),
+        Ours("quadrants-plain", tuple(f"quadrants{n}" for n in (1, 2, 3)), "random protocol", always=False),
+        Ours("quadrants-plain", tuple(f"quadrants{n}fixed" for n in (1, 2, 3)), "fixed protocol", always=False),
     ),
     columns=("1 quadrant", "2 quadrants", "3 quadrants"),
 )
