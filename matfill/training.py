@@ -119,9 +119,15 @@ def take_over(model: MatNet, start: MatNet) -> None:
     """Set the parameters of `model` to those of `start` wherever both have them; the others stay as they are.
 
     Of a layer with more outputs in one of them, the first ones are taken over: so an autoregression's features are
-    added to a model's output, or left aside. ConfigError where anything else differs in shape.
+    added to a model's output, or left aside. ConfigError where anything else differs in shape, or the parameters of a
+    pixel's distribution, which come first, in number.
     """
     given = start.state_dict()
+    if model.parameters_per_pixel != start.parameters_per_pixel:
+        raise ConfigError(
+            f"the weights to start from have {start.parameters_per_pixel} parameters for each pixel, and the model "
+            f"that --set describes {model.parameters_per_pixel}; leave output and mixtures as they are"
+        )
     for name, tensor in model.state_dict().items():
         if name not in given:
             continue

@@ -246,10 +246,14 @@ def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
     assert len(model.state_dict()[output]) != len(given[output])
 
 
-def test_what_has_another_shape_cannot_be_taken_over(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"flat_channels": 4}, "only parts can be added"), ({"mixtures": 2}, "parameters for each pixel")],
+)
+def test_what_has_another_shape_cannot_be_taken_over(folder, tmp_path, change, says):
     run(folder, tmp_path / "first")
-    with pytest.raises(ConfigError, match=r"only parts can be added") as caught:
-        run(folder, tmp_path / "second", init=str(tmp_path / "first"), changes={"flat_channels": 4})
+    with pytest.raises(ConfigError, match=says) as caught:
+        run(folder, tmp_path / "second", init=str(tmp_path / "first"), changes=change)
     assert "\n" not in str(caught.value)
 
 
