@@ -141,6 +141,8 @@ TABLE_4 = Table(
         Ours("mnist-fc"),
     ),
 )
+RANDOM = tuple(f"quadrants{n}" for n in (1, 2, 3))
+FIXED = tuple(f"quadrants{n}fixed" for n in (1, 2, 3))
 #: the table without a number, at the lower right of figure 2
 QUADRANTS = Table(
     "Structured prediction: MNIST with n quadrants visible",
@@ -151,10 +153,10 @@ QUADRANTS = Table(
         Published("CVAE", ("68.39", "45.34", "20.96")),
         Published("CVAE", ("63.91", "44.73", "20.95")),
         Published("MatNet", ("57.45", "36.82", "17.96"), "1"),
-        Ours("quadrants", tuple(f"quadrants{n}" for n in (1, 2, 3)), "random protocol"),
-        Ours("quadrants", tuple(f"quadrants{n}fixed" for n in (1, 2, 3)), "fixed protocol", always=False),
-        Ours("quadrants-plain", tuple(f"quadrants{n}" for n in (1, 2, 3)), "random protocol", always=False),
-        Ours("quadrants-plain", tuple(f"quadrants{n}fixed" for n in (1, 2, 3)), "fixed protocol", always=False),
+        Ours("quadrants", RANDOM, "random protocol"),
+        Ours("quadrants", FIXED, "fixed protocol", always=False),
+        Ours("quadrants-plain", RANDOM, "random protocol", always=False),
+        Ours("quadrants-plain", FIXED, "fixed protocol", always=False),
     ),
     columns=("1 quadrant", "2 quadrants", "3 quadrants"),
 )
