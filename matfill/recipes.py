@@ -63,8 +63,8 @@ def heritage() -> Recipe:
     """As `faces`, on bell towers, domes, vaults: it stands in for the paper's churches and towers (section 3).
 
     `matfill train heritage64 --recipe heritage`; 25 images/s on one core of an AMD EPYC, bfloat16. The bundled weights
-    had 66 minutes there, from those of `photos` on: the mean of 16 samples is 2.3 dB over biharmonic on 1,000 test
-    images, November 2026. Two hours are what the recipe asks for.
+    had 190 minutes there, from those of `photos` on: the mean of 16 samples is 2.4 dB over biharmonic on 1,000 test
+    images, November 2026. Two hours of two cores are what the recipe asks for.
     """
     model, config = faces()
     return model, dataclasses.replace(config, minutes=120)
@@ -73,9 +73,10 @@ def heritage() -> Recipe:
 def quadrants() -> Recipe:
     """One stage on binarised digits, 28x28: one, two or three visible quadrants, as in the paper's Table 2.
 
-    `matfill train mnist --recipe quadrants`; some 170 images/s on 2 cores of an AMD EPYC, bfloat16. The bundled weights
-    had 87 minutes there, at half that speed: bounds of 59.56, 37.31 and 18.31 nats (k = 100) on 1,000 validation digits
-    with one, two and three visible quadrants, November 2026. Six hours are what the recipe asks for.
+    `matfill train mnist --recipe quadrants`; some 150 images/s on one core of an AMD EPYC, bfloat16. The bundled
+    weights had 147 minutes there, from those of `quadrants-plain` on: bounds of 57.93, 36.65 and 18.06 nats (k = 100)
+    on 1,000 validation digits with one, two and three visible quadrants, November 2026. Six hours are what the recipe
+    asks for.
     """
     model = ModelConfig(
         image_size=28,
@@ -182,8 +183,8 @@ def omniglot_gmm() -> Recipe:
     """As `omniglot`, with a mixture of 50 Gaussians as the prior over z_0: classes without labels (figure 3).
 
     `matfill train omniglot --recipe omniglot-gmm`; some 190 images/s on one core of an AMD EPYC, bfloat16. The bundled
-    weights had 46 minutes there: a bound of 95.68 nats (k = 50) on the test images, November 2026. Two hours are what the
-    recipe asks for.
+    weights had 46 minutes there: a bound of 95.68 nats (k = 50) on the test images, November 2026. Two hours are what
+    the recipe asks for.
     """
     model, config = omniglot()
     return (
