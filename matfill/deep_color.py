@@ -1,12 +1,17 @@
-"""16-bit colour, which Pillow reads and writes with 8 bits only: read through it twice, written as PNG by hand."""
+"""Colour of more than 8 bits, which Pillow reads and writes with 8 only.
+
+PNG and TIFF are read through it twice, and PNG is written by hand; of HEIC, pillow-heif itself does both.
+"""
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +21,14 @@ COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def read_16bit(path: Path) -> np.ndarray | None:
-    """uint16 (H, W, C) of a 16-bit PNG or TIFF: C = 2 grey + alpha, 3 RGB, 4 RGB + alpha or CMYK; TIFF's are upright.
+    """uint16 (H, W, C) of a 16-bit PNG or TIFF, or of a HEIC file of 10 or 12 bits, which is scaled to 16.
 
-    None for any other file; 16-bit grey is left to Pillow, which keeps it. Raises what Pillow raises.
+    C = 2 grey + alpha, 3 RGB, 4 RGB + alpha or CMYK; TIFF's are upright. None for any other file; grey of PNG and TIFF
+    is left to Pillow, which keeps it. Raises what Pillow raises.
     """
     with Image.open(path) as image:
+        if image.format == "HEIF":
+            return _read_heif(path) if image.info["bit_depth"] > 8 else None
         if not image.tile:
             return None
         layout = _layout(image.tile[0].args)
@@ -33,6 +41,27 @@ def read_16bit(path: Path) -> np.ndarray | None:
     little = order == "L" or (order == "N" and sys.byteorder == "little")
     low = _read_as(path, f"{mode};16{'B' if little else 'L'}")
     return _read_as(path, layout).astype(np.uint16) << 8 | low
+
+
+def _read_heif(path: Path) -> np.ndarray:
+    """uint16 (H, W, C), C = 1 grey, 3 RGB, 4 RGB + alpha."""
+    import pillow_heif  # it is there, or the file had not been opened
+
+    file = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+    pixels = np.asarray(file)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return pixels | pixels >> file.info["bit_depth"]  # its own bits again in the low ones: white is 65535
+
+
+def encode_heif(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
+    """A HEIC file of uint16 pixels (H, W, C), C as for `encode_png`; `options` are pillow-heif's, `bit_depth` too."""
+    import pillow_heif
+
+    height, width, channels = pixels.shape
+    out = io.BytesIO()
+    mode = {1: "L;16", 2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[channels]
+    pillow_heif.encode(mode, (width, height), np.ascontiguousarray(pixels).tobytes(), out, **options)
+    return out.getvalue()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -34,7 +34,7 @@ class Format:
     modes: tuple[str, ...]  #: what it holds without loss of depth, inks or alpha; ";16" is 16 bits a channel
     keeps: tuple[str, ...] = ()  #: what of an Origin Pillow's encoder takes
     options: Mapping[str, Any] = field(default_factory=dict)  #: of Pillow's encoder
-    lossy: Mapping[str, Any] | None = None  #: the same beside a quality; None where there is none to choose
+    quality_replaces: tuple[str, ...] | None = None  #: options that go where one is chosen; None where none can be
 
 
 #: By Pillow's names of them.
@@ -45,18 +45,21 @@ FORMATS = {
         ("L", "RGB", "CMYK"),
         (*WEB, "dpi", "comment"),
         {"quality": 95, "subsampling": 0},
-        {"subsampling": 0},
+        ("qtables",),
     ),
-    "WEBP": Format((".webp",), PLAIN, WEB, {"lossless": True, "exact": True}, {}),
+    "WEBP": Format((".webp",), PLAIN, WEB, {"lossless": True, "exact": True}, ("lossless", "exact")),
     "TIFF": Format((".tif", ".tiff"), (*PLAIN, "CMYK", "L;16", "RGB;16", "RGBA;16", "CMYK;16")),
-    "AVIF": Format((".avif",), PLAIN, WEB, {"quality": 95, "subsampling": "4:4:4"}, {"subsampling": "4:4:4"}),
-    "HEIF": Format((".heic", ".heif", ".hif"), PLAIN, WEB, {"quality": 95}, {}),
+    "AVIF": Format((".avif",), PLAIN, WEB, {"quality": 95, "subsampling": "4:4:4"}, ()),
+    "HEIF": Format((".heic", ".heif", ".hif"), PLAIN, WEB, {"quality": 95}, ()),
     "JPEG2000": Format((".jp2",), (*PLAIN, "L;16"), ("comment",)),
     "BMP": Format((".bmp",), ("L", "RGB"), ("dpi",)),
     "PPM": Format((".ppm", ".pgm", ".pnm"), ("L", "RGB")),
     "TGA": Format((".tga",), PLAIN),
 }
 BY_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
+#: What pillow-heif tells of HEIC's colours, and takes (ITU-T H.273).
+NCLX = ("color_primaries", "transfer_characteristics", "matrix_coefficients", "full_range_flag")
+UNSPECIFIED = 2  # among primaries, and transfer characteristics
 WITHOUT_GREY = ("WEBP", "AVIF", "HEIF")  # grey becomes RGB, which a profile of grey does not fit
 
 #: Chunks of PNG that stay true of a filled picture and go from file to file as they are.
@@ -133,6 +136,8 @@ def describe(image: Image.Image, path: Path) -> Origin:
         iptc = image.tag_v2.get(ExifTags.Base.IPTCNAA)
     elif name == "PNG":
         chunks, block = _png_chunks(image, path)
+    elif name == "HEIF":
+        encoding, chunks = _heif_encoding(info)
     turn = exif.orientation(image)
     origin = Origin(
         format=name,
@@ -189,6 +194,16 @@ def _png_chunks(image: Image.Image, path: Path) -> tuple[tuple[tuple[bytes, byte
     return tuple(one for one in found if one[0] != b"eXIf" and not one[1].startswith(RAW_PROFILES)), block
 
 
+def _heif_encoding(info: Mapping[Any, Any]) -> tuple[dict[str, Any], tuple[tuple[bytes, bytes], ...]]:
+    """The options that repeat a HEIC file's depth, subsampling and colours, and PNG's chunk for the colours."""
+    options = {key: info[key] for key in ("bit_depth", "chroma") if info.get(key)}
+    if not (nclx := info.get("nclx_profile")):
+        return options, ()
+    options |= {key: nclx[key] for key in NCLX}
+    meaning = bytes((nclx["color_primaries"], nclx["transfer_characteristics"], 0, 1))  # PNG's: RGB, in the full range
+    return options, () if UNSPECIFIED in meaning else ((b"cICP", meaning),)
+
+
 def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:
     try:
         x, y = (float(value) for value in info["dpi"])
@@ -227,13 +242,14 @@ def encode(
         pixels, mode = np.concatenate((pixels, alpha[..., None]), axis=2), f"{mode}A"
     if pixels.dtype == np.uint16:
         mode = f"{mode};16"
-    if mode not in form.modes:
+    same = name == origin.format
+    deep_heif = same and name == "HEIF" and pixels.dtype == np.uint16  # the 10 or 12 bits that it had
+    if mode not in form.modes and not deep_heif:
         what = " and ".join(["16-bit pixels"] * mode.endswith(";16") + ["CMYK inks"] * (space == b"CMYK"))
         raise ImageError(
             f"{name} does not hold {what} like this image's; save it as .{'tif' if 'C' in mode else 'png'}"
         )
 
-    same = name == origin.format
     if not (same and name == "JPEG"):
         origin = origin.upright()
     pixels = np.ascontiguousarray(exif.as_stored(pixels, origin.orientation))
@@ -251,8 +267,9 @@ def encode(
         file = deep_color.encode_png(pixels) if pixels.dtype == np.uint16 else _save(pixels, mode, name, {})
         return file[:PNG_HEAD] + b"".join(deep_color.png_chunk(*chunk) for chunk in _chunks(origin)) + file[PNG_HEAD:]
     options = {**form.options, **(origin.encoding if same else {})}
-    if quality is not None and form.lossy is not None:
-        options = {**form.lossy, **{key: options[key] for key in form.lossy}, "quality": quality}
+    if quality is not None and form.quality_replaces is not None:
+        options = {key: value for key, value in options.items() if key not in form.quality_replaces}
+        options["quality"] = quality
     for key in form.keeps:
         value = getattr(origin, key)
         if value and (name != "JPEG" or key == "icc_profile" or len(value) < JPEG_ROOM):
@@ -263,18 +280,20 @@ def encode(
 
 
 def _save(pixels: np.ndarray, mode: str, name: str, options: Mapping[str, Any]) -> bytes:
-    """The file that Pillow makes of them."""
+    """The file that Pillow, or its plugin, makes of them."""
     register_plugins()
     Image.init()
     if name not in Image.SAVE:
         how = "pip install pillow-heif" if name == "HEIF" else "install a Pillow that can"
         raise ImageError(f"Pillow cannot write {name} here; {how}, or save it as .png")
-    if mode == "CMYK":
-        image = Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1)
-    else:
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     out = io.BytesIO()
     try:
+        if name == "HEIF" and pixels.dtype == np.uint16:
+            return deep_color.encode_heif(pixels, options)
+        if mode == "CMYK":
+            image = Image.frombuffer(mode, pixels.shape[1::-1], pixels, "raw", mode, 0, 1)
+        else:
+            image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         image.save(out, name, **options)
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         raise ImageError(f"Pillow cannot make it {name} ({' '.join(str(error).split())}); save it as .png") from None

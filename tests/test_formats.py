@@ -290,8 +290,6 @@ def test_tiff_of_many_strips(tmp_path, rng, dtype, channels, monkeypatch):
 def test_every_format_writes_what_it_says_it_holds(rng):
     kinds = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
     for name, form in FORMATS.items():
-        if name == "HEIF":
-            continue  # its plugin may not be there
         for mode in form.modes:
             dtype = np.uint16 if mode.endswith(";16") else np.uint8
             kind = mode.removesuffix(";16")
@@ -300,6 +298,47 @@ def test_every_format_writes_what_it_says_it_holds(rng):
             data = formats.encode(pixels[..., : kinds[kind] - (alpha is not None)], alpha, Origin(), name)
             with Image.open(io.BytesIO(data)) as image:
                 assert image.size == (7, 9) and image.format == name
+
+
+PQ = dict(zip(formats.NCLX, (9, 16, 9, 1), strict=True))  # BT.2020, the perceptual quantiser
+
+
+@pytest.mark.parametrize("depth", [10, 12])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_heic_keeps_more_than_8_bits_and_what_they_mean(tmp_path, channels, depth):
+    pixels = np.linspace(0, 65535, 48 * 32 * channels).reshape(32, 48, channels).astype(np.uint16)
+    options = {"bit_depth": depth, "quality": -1, "chroma": 444, "exif": camera().tobytes(), **PQ}
+    (tmp_path / "a.heic").write_bytes(deep_color.encode_heif(pixels, options))
+    photo = again(tmp_path / "a.heic", tmp_path / "b.heic", quality=100)
+    again(tmp_path / "a.heic", tmp_path / "b.png")
+    read = np.concatenate([photo.pixels, photo.alpha[..., None]], axis=2) if channels == 4 else photo.pixels
+    assert read.shape == pixels.shape and read.min() == 0 and read.max() == 65535  # black and white of 16 bits
+    assert np.abs(read.astype(int) - pixels).max() <= 65535 / 2 ** (depth - 2)  # colours went through YCbCr
+    saved, png = load_photo(tmp_path / "b.heic"), load_photo(tmp_path / "b.png")
+    assert len(np.unique(saved.pixels)) > 256
+    assert np.abs(saved.pixels.astype(int) - photo.pixels)[8:].mean() < 65535 / 500  # it is no lossless format
+    np.testing.assert_array_equal(png.pixels[4:], photo.pixels[4:])
+    assert_camera(tmp_path / "b.heic")
+    with Image.open(tmp_path / "b.heic") as image:
+        assert image.info["bit_depth"] == depth and image.info.get("chroma", 444) == 444
+        assert {key: image.info["nclx_profile"][key] for key in PQ} == PQ
+    assert (b"cICP", bytes((9, 16, 0, 1))) in png.origin.chunks
+
+
+def test_heic_of_8_bits_keeps_the_meaning_of_its_colours(tmp_path):
+    p3 = dict(zip(formats.NCLX, (12, 13, 6, 1), strict=True))
+    formats.register_plugins()
+    Image.fromarray(smooth()).save(tmp_path / "a.heic", quality=95, chroma=444, **p3)
+    assert again(tmp_path / "a.heic", tmp_path / "b.heic").pixels.dtype == np.uint8
+    with Image.open(tmp_path / "b.heic") as image:
+        assert image.info["bit_depth"] == 8 and image.info["chroma"] == 444
+        assert {key: image.info["nclx_profile"][key] for key in p3} == p3
+
+
+def test_16_bits_do_not_go_into_heic_which_has_fewer(tmp_path):
+    photo = Photo(np.zeros((32, 48, 3), np.uint16))
+    with pytest.raises(ImageError, match="16-bit pixels"):
+        save_photo(photo, tmp_path / "a.heic")
 
 
 def test_opaque_pixels_go_into_a_format_without_alpha(tmp_path):
