@@ -139,7 +139,7 @@ TABLE_4 = Table(
         Published("Prob Ladder", ("< 81.2",)),
         Published("FC MatNet", ("< 80.5",), "2500"),
         Ours("mnist-fc"),
-        Ours("mnist-fc-ladder", label="mnist-fc as a probabilistic ladder network", always=False),
+        Ours("mnist-fc-ladder", label="a probabilistic ladder network", always=False),
     ),
 )
 RANDOM = tuple(f"quadrants{n}" for n in (1, 2, 3))
