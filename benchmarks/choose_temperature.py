@@ -22,7 +22,7 @@ from inpainting_quality import machine, mean_and_error, psnr
 from matfill.batches import heldout
 from matfill.checkpoint import load_weights
 from matfill.data import open_for
-from matfill.inpainting import fill_batch
+from matfill.inpainting import fill_batch, temperatures
 
 VALUES = (0.0, 0.3, 0.5, 0.7, 1.0)
 SWEEPS = 2
@@ -50,6 +50,13 @@ def main() -> None:
     add("--images", type=int, default=64, help="(default: %(default)s)")
     add("--samples", type=int, default=8, help="per image (default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add(
+        "--temperature",
+        type=float,
+        nargs="+",
+        action="append",
+        help="of every level, coarsest first: score this one alone; may be given several times",
+    )
     options = parser.parse_args()
     model, card = load_weights(options.weights)
     config = model.config
@@ -74,6 +81,10 @@ def main() -> None:
             print(f"| {name} | {scores[temperature]:.4f} ± {error:.4f} | {one:.2f} | {mean:.2f} |", flush=True)
         return scores[temperature]
 
+    for temperature in options.temperature or []:
+        score(temperatures(temperature, len(config.levels)))
+    if options.temperature:
+        return
     best = (0.0,) * len(config.levels)
     for level in [*range(len(best))] * SWEEPS:  # one level at a time, the others at the best values so far
         best = min(((*best[:level], value, *best[level + 1 :]) for value in VALUES), key=score)

@@ -27,9 +27,10 @@ WHOLE_IMAGES = TrainConfig(
 def faces() -> Recipe:
     """Two stages on 64x64 colour images, random3x20 holes, as in the paper's experiments on faces (section 3).
 
-    `matfill train celeba64 --recipe faces`; some 35 images/s on 2 cores of an Intel Xeon with AMX, bfloat16. The
-    bundled weights came of two shorter runs, 30 and 49 minutes there, whose commands are on their card in
-    weights/README.md: 3.199 bits per missing dimension on 1,500 test faces of CelebA, November 2026.
+    `matfill train celeba64 --recipe faces`; some 35 images/s on 2 cores of an Intel Xeon with AMX, 26 on one of an AMD
+    EPYC, bfloat16. The bundled weights came of three shorter runs, 30 and 49 minutes on the former, 160 on the latter,
+    whose commands are on their card in weights/README.md: 3.017 bits per missing dimension on 1,500 test faces of
+    CelebA, November 2026. Six hours of two cores are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=64,
