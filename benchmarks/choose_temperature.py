@@ -1,6 +1,7 @@
 """Which temperature should weights ask for? Level by level, the one of the lowest energy score on validation images.
 
     python benchmarks/choose_temperature.py --data "$MATFILL_DATA/celeba64" --weights runs/faces
+    python benchmarks/choose_temperature.py --data "$MATFILL_DATA/celeba64" --weights runs/faces --temperature 1 0 0 0.4
 
 The images are those that training set aside, where the data are those of the training, or else are cut the same way.
 
