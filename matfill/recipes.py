@@ -52,8 +52,9 @@ def photos() -> Recipe:
 
     A part of the images has the hole known at half the resolution, as it is where a large one is filled octave by
     octave (see windows.py). `matfill train photos --recipe photos`, of any folder `photos` of photographs; some 20
-    images/s on 2 cores of an AMD EPYC, bfloat16. The bundled weights had 92 minutes there, from those of `faces` on:
-    the mean of 16 samples is 1.55 dB over biharmonic on 100 test photos of BSDS500, November 2026.
+    images/s on 2 cores of an AMD EPYC, bfloat16. The bundled weights had 92 minutes there and 36 on one core, from
+    earlier weights of `faces` on: the mean of 16 samples is 1.63 dB over biharmonic on 100 test photos of BSDS500,
+    November 2026. Five hours of two cores are what the recipe asks for.
     """
     model, config = faces()
     config = dataclasses.replace(config, mask="random3x20,strokes,boxes", fit="patches", hinted=0.35)
