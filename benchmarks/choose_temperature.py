@@ -82,9 +82,9 @@ def main() -> None:
             print(f"| {name} | {scores[temperature]:.4f} ± {error:.4f} | {one:.2f} | {mean:.2f} |", flush=True)
         return scores[temperature]
 
-    for temperature in options.temperature or []:
-        score(temperatures(temperature, len(config.levels)))
     if options.temperature:
+        for temperature in options.temperature:
+            score(temperatures(temperature, len(config.levels)))
         return
     best = (0.0,) * len(config.levels)
     for level in [*range(len(best))] * SWEEPS:  # one level at a time, the others at the best values so far

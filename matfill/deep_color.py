@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from matfill.errors import ImageError
+
 # PNG colour type by number of channels: grey, grey + alpha, RGB, RGB + alpha
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
@@ -44,10 +46,12 @@ def read_16bit(path: Path) -> np.ndarray | None:
 
 
 def _read_heif(path: Path) -> np.ndarray:
-    """uint16 (H, W, C), C = 1 grey, 3 RGB, 4 RGB + alpha."""
+    """uint16 (H, W, C), C = 1 grey, 3 RGB, 4 RGB + alpha. ImageError where colours are multiplied by alpha."""
     import pillow_heif  # it is there, or the file had not been opened
 
     file = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+    if file.premultiplied_alpha:
+        raise ImageError("its colours are multiplied by their alpha; save it as a PNG or TIFF file")
     pixels = np.asarray(file)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels | pixels >> file.info["bit_depth"]  # its own bits again in the low ones: white is 65535

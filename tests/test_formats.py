@@ -5,6 +5,7 @@ import re
 import struct
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
@@ -333,6 +334,13 @@ def test_heic_of_8_bits_keeps_the_meaning_of_its_colours(tmp_path):
     with Image.open(tmp_path / "b.heic") as image:
         assert image.info["bit_depth"] == 8 and image.info["chroma"] == 444
         assert {key: image.info["nclx_profile"][key] for key in p3} == p3
+
+
+def test_deep_heic_with_premultiplied_alpha_is_refused(tmp_path):
+    pixels = np.full((32, 48, 4), 30000, np.uint16)
+    pillow_heif.encode("RGBa;16", (48, 32), pixels.tobytes(), tmp_path / "a.heic", quality=-1)
+    with pytest.raises(ImageError, match="multiplied by their alpha"):
+        load_photo(tmp_path / "a.heic")
 
 
 def test_16_bits_do_not_go_into_heic_which_has_fewer(tmp_path):
