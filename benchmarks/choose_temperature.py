@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from inpainting_quality import machine, mean_and_error, psnr
+from inpainting_quality import mean_and_error, psnr
+from machine import machine
 
 from matfill.batches import heldout
 from matfill.checkpoint import load_weights

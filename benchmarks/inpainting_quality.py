@@ -35,8 +35,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import shlex
 import sys
 import time
@@ -48,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 import classical
 import numpy as np
+from machine import machine
 from PIL import Image
 
 from matfill import images as image_files
@@ -171,18 +170,6 @@ def read(folder: Path, count: int, size: int, channels: int, spec: str, seed: in
         row[...] = np.asarray(picture).reshape(row.shape)
     missing = masks.sample_batch(masks.parse(spec), size, size, [(seed, index) for index, _ in files])
     return images, missing
-
-
-def machine() -> str:
-    """The processor's name and how many of its cores we may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or a processor that does not say
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}, {platform.system()}, Python {platform.python_version()}"
 
 
 def heading(packages: Iterable[str]) -> dict[str, Any]:

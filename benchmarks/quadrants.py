@@ -31,13 +31,13 @@ import argparse
 import datetime
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.utils.data import DataLoader
@@ -198,7 +198,7 @@ def main() -> None:
                 (f"matfill {name}, {what}", str(k), [f"{s[key]['mean']:.2f} ± {s[key]['se']:.2f}" for s in found])
             )
     print(f"{len(images):,} {options.split} digits, random protocol, seed {options.seed}, {options.minutes:g} minutes")
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
+    print(f"{datetime.date.today()}, {machine()}, torch {torch.__version__}\n")
     print("| method | k | 1 visible | 2 visible | 3 visible |\n|---|---|---|---|---|")
     for name, k, values in rows:
         print(f"| {name} | {k} | {' | '.join(values)} |")

@@ -25,17 +25,17 @@ The machine is shared: two runs minutes before that gave 42.9 and 43.0 images/s,
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import datetime
-import os
-import platform
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from machine import machine
 
 from matfill import masks, recipes
 from matfill.devices import fastest_precision, pick_device
@@ -43,28 +43,38 @@ from matfill.layers import Conv2d
 from matfill.model import MatNet
 from matfill.trainer import Trainer
 
-#: input shape (B, C, H, W), outputs, kernel, stride, padding
-Shape = tuple[tuple[int, ...], int, int, int, int]
+#: input shape (B, C, H, W), outputs, taps of the kernel, its side, stride, padding
+Shape = tuple[tuple[int, ...], int, int, int, int, int]
 
 
-def recorded(model: torch.nn.Module, calls: Counter[Shape]) -> None:
-    """Count every convolution that the model makes from now on."""
+@contextmanager
+def recorded(model: torch.nn.Module) -> Iterator[tuple[Counter[Shape], dict[Shape, Conv2d]]]:
+    """Counts of the convolutions that the model makes in the block, and a layer of each kind."""
+    calls: Counter[Shape] = Counter()
+    layers: dict[Shape, Conv2d] = {}
 
     def note(layer: Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
         batch, _, *sizes = inputs[0].shape
-        shape = (batch, sum(x.shape[1] for x in inputs), *sizes)
-        calls[(shape, len(layer.weight), layer.kernel, layer.stride, layer.padding)] += 1
+        channels = sum(x.shape[1] for x in inputs)
+        outputs, columns = layer.weight.shape
+        taps = columns // channels  # of a masked kernel, those that it has
+        shape = (batch, channels, *sizes), outputs, taps, layer.kernel, layer.stride, layer.padding
+        calls[shape] += 1
+        layers.setdefault(shape, layer)
 
-    for layer in model.modules():
-        if isinstance(layer, Conv2d):
-            layer.register_forward_pre_hook(note)
+    hooks = [layer.register_forward_pre_hook(note) for layer in model.modules() if isinstance(layer, Conv2d)]
+    try:
+        yield calls, layers
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def operations(shape: Shape) -> int:
     """Of one forward and backward pass of a convolution."""
-    (batch, inputs, height, width), outputs, kernel, stride, padding = shape
+    (batch, inputs, height, width), outputs, taps, kernel, stride, padding = shape
     rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
-    return 3 * 2 * batch * outputs * rows * columns * inputs * kernel**2
+    return 3 * 2 * batch * outputs * rows * columns * inputs * taps
 
 
 def fastest(function: Callable[[], None], seconds: float) -> float:
@@ -77,10 +87,9 @@ def fastest(function: Callable[[], None], seconds: float) -> float:
     return min(times)
 
 
-def alone(shape: Shape, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+def alone(layer: Conv2d, size: tuple[int, ...], device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     """Seconds of one forward and backward pass of a convolution by itself."""
-    size, outputs, kernel, stride, padding = shape
-    layer = Conv2d(size[1], outputs, kernel, stride=stride, padding=padding).to(device, dtype)
+    layer = copy.deepcopy(layer).to(dtype)
     x = torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn_like(layer(x))
 
@@ -103,13 +112,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{os.cpu_count()} cores of {name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
 def main() -> None:
     options = arguments()
     device = pick_device(options.device)
@@ -123,29 +125,30 @@ def main() -> None:
     seeds = [(0, i) for i in range(config.batch)]
     holes = masks.sample_batch(masks.parse(config.mask), side, side, seeds)
     missing = torch.from_numpy(holes)[:, None]
-    calls: Counter[Shape] = Counter()
-    times = []
-    for update in range(options.updates + 4):
-        if update == 4:
-            recorded(trainer.model, calls)
+
+    def seconds() -> float:
         start = time.perf_counter()
         trainer.step(images, missing)
-        times.append(time.perf_counter() - start)
-    times = times[4:]
+        return time.perf_counter() - start
+
+    for _ in range(4):
+        seconds()
+    with recorded(trainer.model) as (calls, layers):
+        step = statistics.fmean(seconds() for _ in range(options.updates))
     work = sum(count * operations(shape) for shape, count in calls.items()) / options.updates
     dtype = getattr(torch, precision)
-    peaks = {shape: alone(shape, device, dtype, 0.15) for shape in calls}
+    peaks = {shape: alone(layer, shape[0], device, dtype, 0.15) for shape, layer in layers.items()}
     ideal = sum(count * peaks[shape] for shape, count in calls.items()) / options.updates
-    step = statistics.fmean(times)
 
-    print(f"{datetime.date.today()}, {machine()}, {precision} on {device}")
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{datetime.date.today()}, {machine()}, {threads}, {precision} on {device}")
     print(f"recipe {options.recipe}, batch {config.batch}, {options.updates} updates of {work / 1e9:.0f} GFLOP each")
     print(f"training:          {config.batch / step:6.1f} images/s, {work / step / 1e9:6.0f} GFLOP/s")
     print(f"convolutions only: {config.batch / ideal:6.1f} images/s, {work / ideal / 1e9:6.0f} GFLOP/s (the peak)")
     print(f"share of the peak: {ideal / step:6.1%}")
     print("\nlargest shares of the convolutions' time, alone:")
     for shape, count in sorted(calls.items(), key=lambda item: -item[1] * peaks[item[0]])[:8]:
-        (_, inputs, height, _), outputs, kernel, stride, _ = shape
+        (_, inputs, height, _), outputs, _, kernel, stride, _ = shape
         share = count * peaks[shape] / options.updates / ideal
         print(
             f"  {kernel}x{kernel}/{stride} {inputs:4d} -> {outputs:4d} at {height:2d}: {share:5.1%} "
