@@ -8,6 +8,7 @@ one class. The data sets that are published in a form of their own are read from
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 import zipfile
@@ -41,7 +42,7 @@ def find_arrays(source: Path) -> ArraySet | None:
     DataError where a file of arrays holds no images, or two arrays could be the same split.
     """
     for path in (source, *(source / name for name in PUBLISHED)):
-        if path.name in PUBLISHED and path.exists():
+        if path.name in PUBLISHED and os.path.exists(path):
             with reading(path):
                 return _in_memory(path, PUBLISHED[path.name](path))
     if source.is_dir():
@@ -154,9 +155,13 @@ def _chardata(path: Path) -> Arrays:
     """Omniglot at 28x28 as the literature has it (Burda et al., 2015): a MATLAB file of columns, fractions."""
     try:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
     except ImportError:
         raise DataError(f"{path} is a MATLAB file, which takes SciPy to read: pip install scipy") from None
-    arrays = loadmat(path, variable_names=("data", "testdata"))
+    try:
+        arrays = loadmat(path, variable_names=("data", "testdata"))
+    except MatReadError as error:
+        raise ValueError(error) from None
     if missing := {"data", "testdata"} - arrays.keys():
         raise DataError(f"{path} has no {' and no '.join(sorted(missing))}; fetch it again")
     columns = {"train": arrays["data"], "test": arrays["testdata"]}

@@ -40,8 +40,11 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch % world:
-            raise ConfigError(f"a batch of {batch} cannot be shared by {world} processes; use a multiple of {world}")
+        shares = 2 * world if world > 1 else 1  # even ones: of every second image predictions are trained
+        if batch % shares:
+            raise ConfigError(
+                f"a batch of {batch} cannot be shared evenly by {world} processes; use a multiple of {shares}"
+            )
         if len(images) < batch:
             count = len(images)
             raise DataError(f"{count} images are too few for a batch of {batch}: add some, or lower batch to {count}")

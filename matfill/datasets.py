@@ -154,7 +154,7 @@ def roots(data: Path | None = None) -> list[Path]:
 
 def find(name: str, data: Path | None = None) -> Path | None:
     """A file or folder called `name` (- and _ are the same) below one of the roots; None where there is none."""
-    return next((path for root in roots(data) for path in _spellings(root, name) if path.exists()), None)
+    return next((path for root in roots(data) for path in _spellings(root, name) if os.path.exists(path)), None)
 
 
 def _spellings(root: Path, name: str) -> list[Path]:
@@ -163,7 +163,7 @@ def _spellings(root: Path, name: str) -> list[Path]:
 
 def locate(name: str | os.PathLike[str], data: Path | None = None) -> Path:
     """The file or folder `name`: as a path, else below the roots. DataError, saying what to do, where it is not."""
-    if Path(name).exists():
+    if os.path.exists(name):
         return Path(name)
     name = os.fspath(name)
     if found := find(name, data):
@@ -188,8 +188,8 @@ def download(
     """
     dataset = get(name)
     root = roots(data)[0]
-    final = next((path for path in _spellings(root, dataset.name) if path.exists()), root / dataset.name)
-    work = final if final.exists() else root / f"{dataset.name}.part"
+    final = next((path for path in _spellings(root, dataset.name) if os.path.exists(path)), root / dataset.name)
+    work = final if os.path.exists(final) else root / f"{dataset.name}.part"
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -30,6 +30,7 @@ class TrainingDisplay:
             TimeRemainingColumn(),
             console=console,
             auto_refresh=False,
+            speed_estimate_period=600,  # seconds: a pause to score and save must not look like a slower pace
         )
         self.task = self.bar.add_task("decoding", total=1.0)
         self.train: Event = {}

@@ -13,6 +13,10 @@ from typing import TypeVar
 import torch
 from torch import distributed as dist
 
+from matfill.errors import MatfillError
+
+PATIENCE = timedelta(days=30)  # for one another: decoding and scoring may take hours longer than torch waits by itself
+
 T = TypeVar("T")
 
 
@@ -24,7 +28,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -32,14 +36,24 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def in_turns(build: Callable[[], T]) -> T:
-    """`build()` in the first process, then in each machine's first, then in the others: a cache is built once each."""
+    """`build()` in the first process, then in each machine's first, then in the others: a cache is built once each.
+
+    A MatfillError in one of them is raised in all.
+    """
     if not dist.is_initialized():
         return build()
     turn = 0 if dist.get_rank() == 0 else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
+    errors: list[MatfillError | None] = [None] * dist.get_world_size()
     for current in range(3):
+        error = None
         if current == turn:
-            result = build()
-        dist.barrier()
+            try:
+                result = build()
+            except MatfillError as found:
+                error = found
+        dist.all_gather_object(errors, error)
+        for one in filter(None, errors):
+            raise one
     return result
 
 
@@ -56,11 +70,11 @@ def shared(items: Sequence[T]) -> Sequence[T]:
 def gatherer() -> Callable[[T], list[T]]:
     """A function that gives each process the values of all, and waits for them.
 
-    To be made while the processes are still abreast: they may finish hours apart, longer than torch waits by itself.
+    To be made while the processes are still abreast.
     """
     if not dist.is_initialized():
         return lambda value: [value]
-    group = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def gather(value: T) -> list[T]:
         found: list[T] = [value] * dist.get_world_size()

@@ -241,9 +241,8 @@ def score_data(
         images, missing, fingerprint = _examples(
             path, model, card, mask, split, count, seed, cache, lambda *counts: on_progress("decoding", *counts)
         )
-        if precision == "auto":  # one for all processes
-            (short,) = agree(chosen, float(fastest_precision(chosen) == "bfloat16"))
-            precision = "bfloat16" if short else "float32"
+        if precision == "auto":
+            precision = fastest_precision(chosen)
         scores = score(
             model.to(chosen),
             images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from matfill.noise import Noise, gaussian_noise
 from matfill.stacks import from_posterior
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-CHECKPOINT_FORMAT = "matfill checkpoint 1"
+CHECKPOINT_FORMAT = "matfill checkpoint 2"
 MOST_SKIPS = 100  # skipped updates in a row after which a run is given up
 GUARD_UPDATES = 50  # updates after which the usual gradient norm is known well enough to skip by it
 
@@ -135,7 +136,6 @@ class Progress:
     images: int = 0
     skipped: int = 0
     usual_norm: float = 0.0  #: running mean of gradient norms
-    commit: str = ""
 
 
 class Trainer:
@@ -309,7 +309,7 @@ class Trainer:
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a run folder's checkpoint; WeightsError where there is none that this version reads."""
-    if not (folder / CHECKPOINT_NAME).is_file():
+    if not os.path.isfile(folder / CHECKPOINT_NAME):
         raise WeightsError(f"nothing to resume in {folder}: it holds no {CHECKPOINT_NAME}; start without --resume")
     tensors, header = load_tensors(folder / CHECKPOINT_NAME)
     if header.get("format") != CHECKPOINT_FORMAT:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from matfill.config import ModelConfig, TrainConfig
 from matfill.data import open_data
 from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MatfillError
+from matfill.files import write_atomic
 from matfill.image_set import ImageSet
 from matfill.model import MatNet
 from matfill.processes import agree, in_turns, process_group, stop_requests
@@ -39,7 +41,6 @@ TRAIN_FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}  # no n
 Event = dict[str, Any]
 Card = dict[str, Any]  #: what a weights file says of itself
 Report = Callable[[Event], None]
-T = TypeVar("T")
 
 
 # --- one run, from its arguments -------------------------------------------------------------------------------------
@@ -63,6 +64,8 @@ def run(
     names weights to start from, whose model takes the place of the recipe's. Under torchrun every process calls this;
     the first one writes. On several machines, `out` has to be a folder that all share for a run to be resumed.
     """
+    if resume and (init or paper):
+        raise ConfigError(f"{'--init' if init else '--paper'} begins a run, --resume goes on with one; give one")
     chosen, changes = pick_device(device), changes or {}
     with process_group(chosen):
         plan = resumed(out, changes) if resume else fresh(out, recipe, paper, init, changes, chosen)
@@ -94,7 +97,7 @@ class Plan:
 
 def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[str, Any], device: torch.device) -> Plan:
     """A run of a recipe with changes, from random weights or those that `init` names."""
-    if (out / CHECKPOINT_NAME).exists():
+    if os.path.exists(out / CHECKPOINT_NAME):
         raise ConfigError(f"{out} already holds a run: add --resume to go on with it, or choose another --out")
     start, start_card = load_weights(init) if init else (None, {})
     model_config, config = new_config(recipe, paper, start and start.config, changes, device)
@@ -163,7 +166,9 @@ def new_config(
     if init and paper:
         raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
     model = init or (model.paper() if paper else model)
-    model, config = changed(model, config, {"precision": fastest_precision(device)} | changes)
+    if "precision" not in changes:
+        changes = changes | {"precision": fastest_precision(device)}
+    model, config = changed(model, config, changes)
     config.require_fit(model)
     return model, config
 
@@ -219,10 +224,19 @@ class Journal:
 
     def __init__(self, folder: Path, trainer: Trainer, report: Report):
         self.path, self.trainer, self.report = folder / METRICS_NAME, trainer, report
-        if self.path.exists():  # forget what was measured after the checkpoint that the run goes on from
-            whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            self.path.write_text("".join(x for x in whole if json.loads(x)["update"] <= trainer.progress.update))
+        self.forget(trainer.progress.update)
         self.restart()
+
+    def forget(self, update: int) -> None:
+        """Drop what was measured after the checkpoint of `update` that the run goes on from."""
+        try:
+            lines = self.path.read_text().splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("}\n"))
+            write_atomic(self.path, "".join(x for x in whole if json.loads(x)["update"] <= update).encode())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self.failed(error) from None
 
     def restart(self) -> None:
         """Begin a new window of updates, now."""
@@ -256,9 +270,12 @@ class Journal:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            reason = error.strerror or error
-            raise MatfillError(f"cannot write {self.path}: {reason}; the last good checkpoint is kept") from None
+            raise self.failed(error) from None
         self.report(line)
+
+    def failed(self, error: OSError) -> MatfillError:
+        reason = error.strerror or error
+        return MatfillError(f"cannot write {self.path}: {reason}; the last good checkpoint is kept")
 
 
 def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Report) -> str:
@@ -298,7 +315,8 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
             skipped = progress.skipped
             sums, norm = trainer.step(images, missing)
             now = time.monotonic()
-            progress.seconds, stop = agree(trainer.device, progress.seconds + now - last, float(asked()))
+            seconds = now - last if trainer.rank == 0 else 0.0  # of the others, some went into waiting for it to save
+            progress.seconds, stop = agree(trainer.device, progress.seconds + seconds, float(asked()))
             last = now
             if journal is None:
                 continue

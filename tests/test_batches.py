@@ -88,7 +88,7 @@ def test_a_data_loader_takes_any_range_of_updates():
 
 
 def test_batches_that_cannot_be_made_are_refused():
-    with pytest.raises(ConfigError, match="batch of 4 cannot be shared by 3"):
+    with pytest.raises(ConfigError, match="batch of 4 cannot be shared evenly by 3"):
         batches(world=3)
     with pytest.raises(DataError, match="3 images are too few for a batch of 4"):
         batches(3)

@@ -251,6 +251,8 @@ def test_chardata_mat_is_read_where_scipy_is_there(tmp_path, monkeypatch):
     found = opened(tmp_path, size=28)
     assert counts(found) == (18, 2, 10)
     np.testing.assert_array_equal(found.test[..., 0], images[20:])
+    (tmp_path / "chardata.mat").write_bytes(b"")
+    assert "damaged" in refusal(tmp_path, size=28)
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     assert "pip install scipy" in refusal(tmp_path, size=28)
 

@@ -283,6 +283,9 @@ def test_a_run_is_never_overwritten_nor_bent(folder, tmp_path):
         run(folder, tmp_path)
     with pytest.raises(ConfigError, match="batch 4, not 8"):
         run(folder, tmp_path, resume=True, changes={"batch": 8})
+    for option, given in (("--init", {"init": "faces"}), ("--paper", {"paper": True})):
+        with pytest.raises(ConfigError, match=option):
+            run(folder, tmp_path, resume=True, **given)
 
 
 def test_the_rate_falls_to_zero_and_minutes_end_a_run():
@@ -339,13 +342,22 @@ def test_two_processes_make_the_update_of_one(tmp_path):
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5)
 
 
-def torchrun(arguments: list[str]) -> str:
+def torchrun(arguments: list[str], *, fails: bool = False) -> str:
+    """What the processes print; where they have to fail, what they say on standard error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", "0", "--standalone", *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def test_under_torchrun_an_error_of_one_process_is_one_line_of_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ["-m", "matfill", "train", str(tmp_path / "empty"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    said = torchrun(["--nproc-per-node", "2", *arguments], fails=True)
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+    assert "no image file" in said and "Connection closed" not in said and "RuntimeError" not in said
 
 
 def test_torchrun_trains_one_run_and_resumes_it(folder, tmp_path):
