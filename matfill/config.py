@@ -21,6 +21,13 @@ PRECISIONS = ("float32", "bfloat16")
 FITS = ("crop", "squeeze", "patches")
 
 #: What masks.parse understands; here, because the command line shows it without importing numpy
+HOLE_GRAMMAR = """\
+FILE               an image of the photo's size, white where the photo is missing
+FOLDER             one such image per photo, of its name with any extension, in a sub-folder like its own, or at the top
+alpha              where the photo is transparent; what is filled becomes opaque
+color:#ff00ff      where it has this colour; color:#ff00ff~20 up to 20 of 255 levels off, as JPEG needs
+box:X,Y,W,H        a rectangle, pixels from the top left corner of the upright photo
+"""
 MASK_GRAMMAR = """\
 randomNxS                  N squares of S pixels a side, anywhere in the image; they may overlap (random3x20)
 centerS                    one centred square of S pixels a side (center32)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -13,6 +16,8 @@ from typing import IO
 from matfill.errors import ImageError
 
 LINKS = "/proc/self/fd"  # Linux has a link here to each open file
+
+_UMASK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -85,7 +90,8 @@ def walk(
 ) -> Iterator[tuple[Path, os.stat_result]]:
     """Every file below `folder`, in sorted order, hidden ones left out, links followed (but never in a circle).
 
-    Where a sub-folder cannot be listed, `on_error` gets the system's OSError; without it, that is raised.
+    Where a sub-folder, or what is in it, cannot be read, `on_error` gets the system's OSError; without it, that is
+    raised.
     """
     return _walk(Path(folder), frozenset(), on_error)
 
@@ -104,18 +110,28 @@ def _walk(
         return on_error(error)
     for name in sorted(name for name in names if not name.startswith(".")):
         path = folder / name
-        if path.is_dir():
+        try:
+            status = path.stat()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere, or a file that is gone
+                continue
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
+        if stat.S_ISDIR(status.st_mode):
             yield from _walk(path, above | {real}, on_error)
-        elif path.is_file():
-            yield path, path.stat()
+        elif stat.S_ISREG(status.st_mode):
+            yield path, status
 
 
 def _usual_mode(path: Path) -> int:
     """Permissions of the file to be replaced, or else those of any new file (mkstemp gives 0600)."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
+    with _UMASK:  # to be known it has to be set, and is every thread's
+        umask = os.umask(0)
+        os.umask(umask)
     return 0o666 & ~umask
 
 

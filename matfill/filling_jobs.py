@@ -157,11 +157,11 @@ def _read(job: Job, holes: HoleMaker, wanted: Wanted) -> Work | Exception:
 def _write(work: Work, filled: Fillings, wanted: Wanted, seconds: float, found: Entry) -> Entry:
     """Write the outputs of one job, each as soon as it is made; those that exist already are left alone."""
     job, photo, hole = work.job, work.photo, work.hole
-    written = []
+    kept: list[str] = []
     try:
         for kind, path in job.outputs.items():
-            written.append(str(path))
             if not wanted.overwrite and os.path.lexists(path):
+                kept.append(str(path))
                 continue
             make_folder(path.parent)
             if kind == "mask":
@@ -177,7 +177,7 @@ def _write(work: Work, filled: Fillings, wanted: Wanted, seconds: float, found: 
     except Exception as error:
         return _entry(job, "failed", error=_line(job, error))
     found = {"hole": float(hole.missing.mean()), "seconds": round(seconds, 3)} | found
-    return _entry(job, "filled", output=written, **found)
+    return _entry(job, "filled", output=[str(path) for path in job.outputs.values()], kept=kept, **found)
 
 
 def _heat_map(hole: Hole, std: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def _sheet(work: Work, filled: Fillings, samples: int) -> np.ndarray:
 
 
 def _entry(job: Job, status: str, **found: Any) -> Entry:
-    unknown = {"hole": None, "seconds": None, "bits_per_dim": None, "best": None, "output": [], "error": None}
+    unknown = dict.fromkeys(("hole", "seconds", "bits_per_dim", "best")) | {"output": [], "kept": [], "error": None}
     return {"photo": str(job.path), "status": status, "seed": job.seed} | unknown | found
 
 
@@ -223,8 +223,8 @@ class Report:
     """What became of each photo, in a JSON file: `head`, and under "files" one entry per photo, sorted by name.
 
     It is written now and then, so that a run that is killed leaves it behind; what it says of photos that a later run
-    skips is kept. Without a path, only `entries` are collected. ImageError where the file is no report, or not to be
-    written.
+    skips, or has not come to yet, is kept. Without a path, only `entries` are collected. ImageError where the file is
+    no report, or not to be written.
     """
 
     def __init__(self, path: Path | None, head: Entry):
@@ -244,17 +244,22 @@ class Report:
             raise ImageError(message) from None
 
     def add(self, entry: Entry) -> None:
-        if entry["status"] == "skipped" and (known := self.earlier.get(tuple(entry["output"]))):
-            entry |= {key: known.get(key) for key in ("seed", "hole", "seconds", "bits_per_dim", "best")}
         self.entries.append(entry)
         if time.monotonic() > self.saved + EVERY:
             self.write()
 
-    def write(self) -> None:
+    def write(self, *, whole: bool = False) -> None:
+        """Write what is known so far; `whole` says that the run is over, so that no other photo belongs to it."""
         self.saved = time.monotonic()
         if self.path is None:
             return
-        files = sorted(self.entries, key=lambda entry: entry["photo"])
+        earlier, files = dict(self.earlier), []
+        for entry in self.entries:
+            known = earlier.pop(tuple(entry["output"]), None)
+            if known and entry["status"] == "skipped":
+                entry = entry | {key: known.get(key) for key in ("seed", "hole", "seconds", "bits_per_dim", "best")}
+            files.append(entry)
+        files = sorted(files if whole else [*files, *earlier.values()], key=lambda entry: entry["photo"])
         try:
             write_atomic(self.path, json.dumps(self.head | {"files": files}, indent=1).encode() + b"\n")
         except OSError as error:

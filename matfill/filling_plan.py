@@ -62,16 +62,18 @@ def plan(
     """The jobs of photo files and of all photos in folders; outputs go below `out`, in the folders' own structure.
 
     A single file is filled under `seed` itself, and `out` may name the file to write; otherwise each has its own seed,
-    drawn from `seed` and its name. What lies in `out` or is one of the `masks`, files or folders of them, is no photo.
-    A sub-folder that cannot be listed is a job that has failed already. ImageError where there is no photo, or where an
-    output would replace a photo or a mask.
+    drawn from `seed` and its name. What lies in `out` or is one of the `masks`, files or folders of them, is no photo,
+    unless the photos' own folder lies there. A sub-folder that cannot be listed is a job that has failed already.
+    ImageError where there is no photo, or where an output would replace a photo or a mask.
     """
     out, is_folder = Path(out), str(out).endswith(("/", os.sep))
-    tops = {os.path.realpath(top) for top in photos}
     if os.path.isdir(out) and any(_file(out) == _file(path) for path in (*photos, *masks)):
         raise ImageError(f"{out} is where the photos or their masks are; choose another folder with -o")
     unlisted: list[Job] = []
-    found = list(_photos(photos, {os.path.realpath(path) for path in (out, *masks)} - tops, unlisted))
+    tops = [os.path.realpath(top) for top in photos]
+    others = {os.path.realpath(path) for path in (out, *masks)}
+    others = {other for other in others if not any(_below(top, other) for top in tops)}
+    found = list({path: (path, name) for path, name in _photos(photos, others, unlisted)}.values())  # each once
     if not found:
         raise ImageError(f"there is no image file in {', '.join(map(str, photos))}; check the path")
     alone = len(photos) == 1 and not os.path.isdir(photos[0])
@@ -83,7 +85,7 @@ def plan(
         outputs = {kind: out.parent / file for kind, file in wanted.names(out.stem, out.suffix).items()}
         jobs = [Job(found[0][0], found[0][1], seed, outputs, name)]
     else:
-        names = _outputs([name for _, name in found], wanted)
+        names = _outputs(found, wanted)
         jobs = [
             Job(path, name, seed if alone else seed_of(seed, name), {kind: out / file for kind, file in files.items()})
             for (path, name), files in zip(found, names, strict=True)
@@ -122,10 +124,10 @@ def _photos(photos: Sequence[Path], others: set[str], unlisted: list[Job]) -> It
     @functools.cache
     def is_other(folder: Path) -> bool:
         real = os.path.realpath(folder)
-        return any(f"{real}{os.sep}".startswith(f"{other}{os.sep}") for other in others)
+        return any(_below(real, other) for other in others)
 
     def on_error(error: OSError) -> None:
-        path, reason = Path(error.filename), f"cannot list {error.filename}: {error.strerror}"
+        path, reason = Path(error.filename), f"cannot read {error.filename}: {error.strerror}"
         unlisted.append(Job(path, PurePath(path.name), 0, {}, error=reason))
 
     for top in photos:
@@ -140,12 +142,16 @@ def _photos(photos: Sequence[Path], others: set[str], unlisted: list[Job]) -> It
             raise ImageError(f"cannot list {error.filename or top}: {error.strerror}") from None
 
 
-def _outputs(names: Sequence[PurePath], wanted: Wanted) -> list[dict[str, str]]:
-    """Paths below the output folder, as `Wanted.names` has them, of each photo; no two are the same anywhere."""
-    stems = [name.stem for name in names]
+def _outputs(photos: Sequence[tuple[Path, PurePath]], wanted: Wanted) -> list[dict[str, str]]:
+    """Paths below the output folder, as `Wanted.names` has them, of each photo; no two are the same anywhere.
+
+    Where names alone would collide, digits are added that the photo's own path determines: what one run wrote of a
+    photo is never taken for another's by the next, which may find more photos, or fewer.
+    """
+    stems = [name.stem for _, name in photos]
     for attempt in itertools.count():
         files = []
-        for name, stem in zip(names, stems, strict=True):
+        for (_, name), stem in zip(photos, stems, strict=True):
             suffix = name.suffix if name.suffix.lower() in BY_SUFFIX else ".png"
             parent = name.parent
             files.append({kind: str(parent / file) for kind, file in wanted.names(stem, suffix).items()})
@@ -154,8 +160,15 @@ def _outputs(names: Sequence[PurePath], wanted: Wanted) -> list[dict[str, str]]:
         if not clashes:
             return files
         for i in clashes:
-            stems[i] = f"{names[i].stem}_{names[i].suffix[1:]}" + (f"_{i + 1}" + "_" * attempt if attempt else "")
+            path, name = photos[i]
+            digits = hashlib.sha256(os.fsencode(path)).hexdigest()[: 4 * attempt]
+            stems[i] = "_".join(filter(None, (name.stem, name.suffix[1:], digits)))
     raise AssertionError
+
+
+def _below(path: str, folder: str) -> bool:
+    """Whether a path is, or lies in, a folder, both without links."""
+    return f"{path}{os.sep}".startswith(f"{folder.rstrip(os.sep)}{os.sep}")
 
 
 def _folded(path: str) -> str:

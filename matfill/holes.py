@@ -1,6 +1,6 @@
 """Holes in photos: what `--mask` may say, united, grown, and how a filling fades into what was there.
 
-GRAMMAR lists what may be said. A hole is a function of the photo, its name and its seed.
+config.HOLE_GRAMMAR and MASK_GRAMMAR list what may be said. A hole is a function of the photo, its name and its seed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,6 @@ from PIL import ImageColor
 from matfill import masks
 from matfill.errors import MaskError
 from matfill.images import WHITE, Photo, load_mask
-
-GRAMMAR = """\
-FILE             an image of the photo's size, white where the photo is missing
-FOLDER           one such image per photo, of the photo's name, whatever the extension; sub-folders as the photos' own
-alpha            where the photo is transparent; the filling is opaque
-color:#ff00ff    where it has this colour; color:#ff00ff~20 up to 20 levels (of 255) off in any channel
-box:X,Y,W,H      a rectangle, in pixels from the top left corner of the upright photo"""
 
 Mark = Callable[[Photo, PurePath, np.random.Generator], np.ndarray]  # a photo, its name, chance -> missing (H, W)
 
@@ -62,7 +55,7 @@ class Hole:
 
 @dataclass(frozen=True)
 class HoleMaker:
-    """Makes the holes of photos out of one or more things that GRAMMAR and the mask specifications allow, united."""
+    """Makes the holes of photos out of one or more things that `--mask` may say, united."""
 
     texts: tuple[str, ...]
     marks: tuple[Mark, ...]
@@ -75,7 +68,12 @@ class HoleMaker:
         missing = functools.reduce(np.logical_or, (mark(photo, PurePath(name), rng) for mark in self.marks))
         if not missing.any():
             raise MaskError(f"nothing is missing by {', '.join(self.texts)}: {self._why_nothing(photo)}")
-        return make_hole(missing, self.grow, self.feather, opaque="alpha" in self.texts, what=", ".join(self.texts))
+        opaque = "alpha" in self.texts
+        hole = make_hole(missing, self.grow, self.feather, opaque=opaque, what=", ".join(self.texts))
+        if opaque and hole.weight is not None:  # transparent pixels have no colour to fade from
+            clear = self.marks[self.texts.index("alpha")](photo, PurePath(name), rng)
+            hole = replace(hole, weight=np.where(clear[hole.missing], np.float32(1), hole.weight))
+        return hole
 
     def _why_nothing(self, photo: Photo) -> str:
         if "alpha" in self.texts and photo.alpha is None:
@@ -93,7 +91,7 @@ def parse(
     grow: int = 0,
     feather: int = 0,
 ) -> HoleMaker:
-    """The maker of the holes that are the union of `texts`; see GRAMMAR. MaskError where one of them is not allowed.
+    """The maker of the holes that are the union of `texts`; see config. MaskError where one of them is not allowed.
 
     `invert` takes black for missing in mask images, which are white from `threshold` (of 255); alpha below it counts
     as transparent. The union is grown by `grow` pixels, and a filling fades in over `feather` pixels from its edge.

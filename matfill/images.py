@@ -256,6 +256,8 @@ def _require_depth(image: Image.Image, path: Path) -> None:
         deep = 16 in tags.get(ExifTags.Base.BitsPerSample, ())
         if deep and tags.get(ExifTags.Base.PlanarConfiguration) == 2:
             raise ImageError("its 16-bit channels lie in separate planes; save it again with interleaved ones")
+        if deep and tags.get(ExifTags.Base.ExtraSamples, (2,))[0] != 2:
+            raise ImageError("its fourth 16-bit channel is no plain alpha; save it again with such, or without")
         return
     if image.format == "PPM" and image.mode == "RGB":
         deep = isinstance(image.tile[0].args, tuple) and image.tile[0].args[1] > 255

@@ -34,6 +34,8 @@ from matfill.photo_scoring import bits_per_dim
 Picture = Image.Image | np.ndarray
 Missing = Picture | str | Sequence[str]
 
+_UNREADABLE = (OSError, SyntaxError, ValueError)  # Pillow reads a file only when asked for its pixels
+
 
 class Work(Protocol):
     """One photo of many, as `Inpainter.fill_all` takes them."""
@@ -207,7 +209,7 @@ def _open_image(image: Image.Image) -> tuple[Photo, Back]:
     try:
         values = plain(image)
         pixels = np.asarray(values).reshape(values.height, values.width, -1)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads a file only when asked for its pixels
+    except _UNREADABLE as error:
         raise ImageError(f"the image cannot be read: {error}") from None
     mode, info = values.mode, {key: value for key, value in image.info.items() if key != "transparency"}
     photo = Photo(*_split(pixels, mode.endswith("A")), Origin(icc_profile=image.info.get("icc_profile")))
@@ -234,7 +236,7 @@ def _open_array(array: np.ndarray) -> tuple[Photo, Back]:
         raise ImageError("the array is not between 0 and 1; divide it by its white, such as 255")
     pixels = array.reshape(*array.shape[:2], -1)
     if floating:
-        pixels = np.rint(pixels * 65535.0).astype(np.uint16)
+        pixels = np.rint(pixels.astype(np.float64) * 65535).astype(np.uint16)
     photo = Photo(*_split(pixels, pixels.shape[2] in (2, 4)))
 
     def back(filled: Photo, hole: Hole) -> np.ndarray:
@@ -263,7 +265,10 @@ def _hole(missing: Missing, photo: Photo, seed: int, grow: int, feather: int) ->
     if isinstance(missing, str):
         missing = [missing]
     if isinstance(missing, Image.Image):
-        missing = mask_of(missing)
+        try:
+            missing = mask_of(missing)
+        except _UNREADABLE as error:
+            raise MaskError(f"the mask cannot be read: {error}") from None
     if isinstance(missing, np.ndarray):
         if missing.dtype != bool:
             raise MaskError(f"missing is an array of {missing.dtype}; give booleans, such as mask >= 128")

@@ -112,13 +112,13 @@ def by_frame(view: np.ndarray, missing: np.ndarray, size: int, seeds: list[tuple
     small, small_hole = squeeze(*tensors(*reduced(view, missing, size)), size)
     count = len(seeds)
     filled = yield Looks(small.expand(count, -1, -1, -1), small_hole.expand(count, -1, -1, -1), seeds)
-    places = [(box, tensors(view[box], missing[box])) for box in boxes(missing, max(size // GRID, 1), size)]
+    places = [(box, own, tensors(view[box], missing[box])) for box, own in boxes(missing, max(size // GRID, 1), GRID)]
     rows = []
     for one in filled.split(1):
         out = np.zeros_like(view)
-        for box, (pixels, hole) in places:
+        for box, own, (pixels, hole) in places:
             part = enlarge(one, pixels, hole, box, missing.shape)[0].movedim(0, -1).numpy()
-            out[box][missing[box]] = np.rint(part[missing[box]] * np.iinfo(view.dtype).max).astype(view.dtype)
+            out[box][own] = np.rint(part[own] * np.iinfo(view.dtype).max).astype(view.dtype)
         rows.append(out[missing])
     return rows
 
@@ -143,15 +143,21 @@ def squeeze(pixels: Tensor, missing: Tensor, size: int) -> tuple[Tensor, Tensor]
     """The whole frame (1, C, H, W) and its hole (1, 1, H, W) at `size` x `size`, antialiased.
 
     A small pixel is missing where any part of it is, or, where a scattered hole would leave none that way, where more
-    of it is than of the average pixel. What lies in the hole has no influence on anything.
+    of it is than of the average pixel, or, where the hole is the same all over, in the dark fields of a chessboard.
+    What lies in the hole has no influence on anything.
     """
     clean = push_pull(pixels, missing)
     if pixels.shape[-2:] == (size, size):
         return clean, missing
     small = F.interpolate(clean, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     share = F.adaptive_avg_pool2d(missing.float(), size)
-    touched = share > 0
-    return small.clamp(0, 1), share > share.mean() if touched.all() else touched
+    hole = share > 0
+    if hole.all():
+        hole = share > share.mean()
+        if not hole.any():
+            place = torch.arange(size)
+            hole = ((place[:, None] + place) % 2 == 1).expand_as(share)
+    return small.clamp(0, 1), hole
 
 
 def enlarge(small: Tensor, pixels: Tensor, missing: Tensor, box: tuple[slice, slice], frame: tuple[int, ...]) -> Tensor:

@@ -79,11 +79,12 @@ def _bounds(
     hint = hint and Hint(repeated(hint.image), repeated(hint.there))
     counted = repeated(counted)
     encoded = model.encode(repeated(x), repeated(hole), infer=True, hint=hint)
-    weights = [
-        bounds.log_weight(model.decode(encoded, from_posterior(noise), noise), counted).double().view(rows, count)
-        for _ in range(0, samples, rows)
-    ]
-    return math.log(samples) - torch.cat(weights)[:samples].logsumexp(0)
+    weights = bounds.ImportanceWeights()
+    while weights.samples < samples:
+        trace = model.decode(encoded, from_posterior(noise), noise)
+        for one in bounds.log_weight(trace, counted).view(rows, count)[: samples - weights.samples]:
+            weights.add(one)
+    return weights.bound()
 
 
 def _by_frame(model: MatNet, photo: Photo, missing: np.ndarray) -> Iterator[Known]:

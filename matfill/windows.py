@@ -144,19 +144,27 @@ def windows(wanted: np.ndarray, size: int) -> list[Window]:
     return [_around(core, wanted.shape, size) for core in sorted(cores)]
 
 
-def boxes(missing: np.ndarray, block: int, margin: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of every connected hole of `missing` (H, W), and `margin` pixels around it.
+def boxes(missing: np.ndarray, block: int, margin: int) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    """Rows and columns of every connected hole of `missing` (H, W) and `margin` blocks around it, and the hole in them.
 
     Holes that are less than about `block` pixels apart count as one.
     """
     found = []
-    for hole in _components(_pooled(missing, block, np.any)):
-        starts, stops = hole.min(0) * block - margin, (hole.max(0) + 1) * block + margin
-        rows, columns = (
+    blocks = _pooled(missing, block, np.any)
+    for hole in _components(blocks):
+        spans = [
             slice(max(int(start), 0), min(int(stop), length))
-            for start, stop, length in zip(starts, stops, missing.shape, strict=True)
+            for start, stop, length in zip(hole.min(0) - margin, hole.max(0) + 1 + margin, blocks.shape, strict=True)
+        ]
+        own = np.zeros(blocks.shape, bool)
+        own[tuple(hole.T)] = True
+        rows, columns = (
+            slice(span.start * block, min(span.stop * block, length))
+            for span, length in zip(spans, missing.shape, strict=True)
         )
-        found.append((rows, columns))
+        part = missing[rows, columns]
+        own = own[tuple(spans)].repeat(block, 0).repeat(block, 1)[: part.shape[0], : part.shape[1]]
+        found.append(((rows, columns), part & own))
     return found
 
 

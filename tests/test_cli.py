@@ -112,6 +112,14 @@ def test_a_mask_file_is_shown_as_it_is(matfill, tmp_path):
     assert (pixels(tmp_path / "a" / "mask_1.png") == pixels(tmp_path / "b" / "mask_1.png")).all()
 
 
+def test_a_mask_file_is_not_shown_in_its_own_folder(matfill, tmp_path):
+    matfill("masks", "random2x3", "--size", 8, "--count", 2, "-o", tmp_path / "a")
+    before = (tmp_path / "a" / "mask_1.png").read_bytes()
+    code, _, error = matfill("masks", tmp_path / "a" / "mask_2.png", "-o", tmp_path / "a")
+    assert code == 1 and "choose another -o" in error
+    assert (tmp_path / "a" / "mask_1.png").read_bytes() == before
+
+
 # --- inpaint ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Files are whole or not there; folders are walked without going in circles."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 from tiny import refuse
@@ -109,3 +111,21 @@ def test_a_folder_that_cannot_be_listed_ends_a_walk_or_is_told_of(tmp_path, monk
     refuse(monkeypatch, tmp_path)
     with pytest.raises(PermissionError):
         list(walk(tmp_path, errors.append))
+
+
+def test_what_cannot_be_looked_at_ends_a_walk_or_is_told_of(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    inner = Path.stat
+
+    def stat(path, **options):
+        if path.name == "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return inner(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path))
+    errors = []
+    assert [path.name for path, _ in walk(tmp_path, errors.append)] == ["a", "c"]
+    assert [error.filename for error in errors] == [str(tmp_path / "b")]

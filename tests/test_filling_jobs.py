@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_listed_fails_by_itself(here, monkeypatch):
             "in/z/c.png": status,
             "in/shut": "failed",
         }
-        assert "cannot list in/shut: Permission denied" in entries["in/shut"]["error"]
+        assert "cannot read in/shut: Permission denied" in entries["in/shut"]["error"]
 
 
 def test_all_that_is_wanted_is_written(here):
@@ -252,7 +252,7 @@ def test_the_report_lists_every_photo_and_remembers_those_that_a_later_run_skips
         found, entries = reported()
         assert found["seed"] == 0 and list(entries) == ["in/a.png", "in/b.png", "in/text.jpg"]
         assert set(entries["in/a.png"]) == {
-            *("photo", "status", "seed", "hole", "seconds", "bits_per_dim", "best", "output", "error")
+            *("photo", "status", "seed", "hole", "seconds", "bits_per_dim", "best", "output", "kept", "error")
         }
         assert entries["in/b.png"]["hole"] == 16 / 96 and entries["in/b.png"]["seconds"] is not None
         assert "not an image" in entries["in/text.jpg"]["error"]
@@ -268,6 +268,34 @@ def test_the_report_is_there_before_the_end(here, monkeypatch):
     assert len(reported()[1]) == 1
     log.add(entries[1])
     assert len(reported()[1]) == 2
+
+
+def test_what_was_there_already_is_told_from_what_is_new(here):
+    photos("in/a.png")
+    do(["in"], samples=2)
+    entry = do(["in"], samples=2, sheet=True, seed=1)["in/a.png"]
+    assert entry["status"] == "filled" and entry["kept"] == ["out/a_1.png", "out/a_2.png"]
+    assert entry["output"] == [*entry["kept"], "out/a_sheet.png"]
+
+
+def test_a_run_that_is_killed_again_and_again_forgets_nothing(here):
+    photos("in/a.png", "in/b.png")
+    log = Report(Path("report.json"), {})
+    log.entries = list(do(["in"]).values())
+    log.write()
+    before = reported()[1]
+    entries = list(do(["in"]).values())
+    Report(Path("report.json"), {}).add(entries[0])  # killed here
+    assert reported()[1]["in/b.png"] == before["in/b.png"]
+    log = Report(Path("report.json"), {})
+    log.entries = entries  # as they come from other processes, which know no report
+    log.write(whole=True)
+    assert all(entry["hole"] == 16 / 96 for entry in reported()[1].values())
+    Path("in/a.png").unlink()
+    log = Report(Path("report.json"), {})
+    log.entries = list(do(["in"]).values())
+    log.write(whole=True)
+    assert list(reported()[1]) == ["in/b.png"]
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", '{"files": 3}', '{"files": [{}]}'])

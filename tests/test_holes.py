@@ -208,6 +208,18 @@ def test_where_alpha_was_the_hole_the_photo_becomes_opaque():
     assert other.finish(old, old).alpha is old.alpha
 
 
+def test_what_was_transparent_has_no_colour_to_fade_from():
+    old = photo(20, 20, alpha=True)
+    old.alpha[:] = 255
+    old.alpha[5:10, 5:10] = 0
+    clear = box(5, 5, 5, 5, (20, 20))
+    hole = parse(["alpha", "box:12,12,6,6"], grow=2, feather=3).hole(old)
+    weight = np.zeros((20, 20), np.float32)
+    weight[hole.missing] = hole.weight
+    assert (weight[clear] == 1).all()
+    assert 0 < weight[3, 7] < 1 and 0 < weight[11, 14] < 1
+
+
 def test_a_hole_is_neither_nothing_nor_everything():
     assert "whole image" in refusal("box:0,0,12,8")
     with pytest.raises(MaskError, match="marks nothing"):

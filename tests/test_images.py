@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from matfill import tiff
 from matfill.errors import ImageError, MaskError
 from matfill.formats import Origin
 from matfill.images import Photo, decode, load_mask, load_photo, save_mask, save_photo
@@ -115,6 +116,19 @@ def test_a_16_bit_colour_tiff_is_read_in_full(tmp_path, rng, order):
     pixels = rng.integers(0, 65536, (5, 6, 3), dtype=np.uint16)
     (tmp_path / "a.tif").write_bytes(tiff_16bit_rgb(pixels, order))
     np.testing.assert_array_equal(load_photo(tmp_path / "a.tif").pixels, pixels)
+
+
+@pytest.mark.parametrize(("kind", "read"), [(0, False), (1, False), (2, True)])
+def test_a_fourth_channel_of_16_bits_is_alpha_or_refused(tmp_path, rng, kind, read):
+    data = tiff.encode(rng.integers(0, 65536, (5, 6, 4), dtype=np.uint16), has_alpha=True)
+    tag = struct.pack("<HHIHH", 338, 3, 1, 2, 0)
+    assert data.count(tag) == 1
+    (tmp_path / "a.tif").write_bytes(data.replace(tag, struct.pack("<HHIHH", 338, 3, 1, kind, 0)))
+    if read:
+        assert load_photo(tmp_path / "a.tif").pixels.dtype == np.uint16
+    else:
+        with pytest.raises(ImageError, match="no plain alpha"):
+            load_photo(tmp_path / "a.tif")
 
 
 def test_profile_exif_and_dpi_survive(tmp_path, rng):

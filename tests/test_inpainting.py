@@ -314,6 +314,14 @@ def test_a_small_pixel_is_missing_where_any_part_of_it_is(size):
         assert not small_hole[0, 0, [0, -1]].any() and not small_hole[0, 0, :, [0, -1]].any()
 
 
+@pytest.mark.parametrize("step", ["rows", "columns", "chessboard"])
+def test_a_hole_that_is_the_same_all_over_leaves_the_model_something_to_fill(model, step):
+    y, x = np.indices((32, 16))
+    missing = {"rows": y, "columns": x, "chessboard": x + y}[step] % 2 == 1
+    found = fillings(model, random_photo((16, 32)), missing)
+    assert (found.rows[0] != found.rows[1]).any()
+
+
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 

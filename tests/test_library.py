@@ -61,7 +61,7 @@ def test_an_image_comes_back_as_an_image(model, mode):
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 2), (20, 30, 3), (20, 30, 4)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
 def test_an_array_comes_back_as_an_array(model, dtype, shape):
     rng = np.random.default_rng(0)
     whole = np.issubdtype(dtype, np.integer)
@@ -170,6 +170,8 @@ def test_a_file_that_is_broken_is_found_when_its_pixels_are_asked_for(model, tmp
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with Image.open(tmp_path / "a.png") as image, pytest.raises(ImageError, match="cannot be read"):
         model.inpaint(image, MISSING)
+    with Image.open(tmp_path / "a.png") as mask, pytest.raises(MaskError, match="cannot be read"):
+        model.inpaint(picture("RGB"), mask)
 
 
 def test_the_front_door(tmp_path):

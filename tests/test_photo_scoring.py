@@ -33,6 +33,11 @@ def test_where_a_window_is_the_photo_both_ways_say_the_same(model):
     assert window == pytest.approx(whole, rel=1e-5)
 
 
+def test_every_second_row_has_its_price(model):
+    missing = np.arange(16)[:, None] % 2 * np.ones((1, 16)) == 1
+    assert 0 < bits_per_dim(model, photo(16, 16), missing, samples=2, windows=False) < 100
+
+
 def test_two_holes_far_apart_cost_what_each_costs(model):
     given = photo(60, 90)
     one, other = hole(60, 90, 5, 5, 4), hole(60, 90, 40, 70, 3)

@@ -8,22 +8,19 @@ from typing import Annotated
 import typer
 
 from matfill.commands.options import Device, Weights, numbers
-from matfill.config import MASK_GRAMMAR
+from matfill.config import HOLE_GRAMMAR, MASK_GRAMMAR
 from matfill.errors import one_line
-
-HOLES = """\
-FILE               an image of the photo's size, white where the photo is missing
-FOLDER             one such image per photo, of the photo's name with any extension, in sub-folders like the photos'
-alpha              where the photo is transparent; what is filled becomes opaque
-color:#ff00ff      where it has this colour; color:#ff00ff~20 up to 20 of 255 levels off, as JPEG needs
-box:X,Y,W,H        a rectangle, pixels from the top left corner of the upright photo
-"""
 
 Photos = Annotated[
     list[Path], typer.Argument(help="A photo, several, or folders of photos with sub-folders.", show_default=False)
 ]
 Mask = Annotated[list[str], typer.Option(help="What is missing, as above; several are united.", show_default=False)]
-Threshold = Annotated[int, typer.Option(min=1, max=255, help="The darkest grey, of 255, that is white in mask images.")]
+Threshold = Annotated[
+    int,
+    typer.Option(
+        min=1, max=255, help="The darkest grey, of 255, that is white in mask images; alpha below it is transparent."
+    ),
+]
 Invert = Annotated[bool, typer.Option("--invert-mask", help="Black = missing in mask images.")]
 Grow = Annotated[int, typer.Option(min=0, max=1000, help="Pixels by which the hole is made larger.")]
 Feather = Annotated[
@@ -119,7 +116,7 @@ def inpaint(
     with process_group(model.device):
         gather, mine = gatherer(), shared(jobs)
         log = Report(report if is_first() else None, head)
-        with FillingDisplay(len(mine)) as display:
+        with FillingDisplay(len(mine) if is_first() else 0) as display:
 
             def on_done(entry: dict) -> None:
                 log.add(entry)
@@ -133,7 +130,7 @@ def inpaint(
         log.entries = [entry for entries in gather(log.entries) for entry in entries]
         if not is_first():
             return
-    log.write()
+    log.write(whole=True)
     _summarise(log.entries, jobs[0].path.name if len(jobs) == 1 else "", spread, out, time.perf_counter() - start)
     if any(entry["error"] for entry in log.entries):
         raise typer.Exit(1)
@@ -146,6 +143,8 @@ def _summarise(entries: list[dict], alone: str, spread: tuple[float, ...], out: 
     if alone:
         (entry,) = entries
         paths = ", ".join(entry["output"])
+        if entry["kept"]:
+            paths += f" (there already: {', '.join(entry['kept'])})"
         if entry["status"] == "filled":
             took = f"{entry['hole']:.1%} of {alone} filled in {entry['seconds']:.1f} s"
             print(one_line(f"{took} (seed {entry['seed']}, {drawn}): {paths}{_scores([entry])}"))
@@ -176,7 +175,7 @@ inpaint.__doc__ = f"""Fill what is missing in photos, several ways. Outside the 
     What is missing, --mask, is one of these, or several of them united:
 
     \b
-    {(HOLES + MASK_GRAMMAR).replace(chr(10), chr(10) + "    ")}
+    {(HOLE_GRAMMAR + MASK_GRAMMAR).replace(chr(10), chr(10) + "    ")}
 
     A photo comes out in its own format and depth, with its metadata, the right way up. Of several photos, each has a
     seed of its own, drawn from --seed and its name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from matfill.config import MASK_GRAMMAR
+from matfill.errors import MaskError
 from matfill.files import make_folder
 
 
@@ -29,7 +31,9 @@ def masks(
     if not match:
         raise typer.BadParameter(f"{size!r} is no size; write 64 or 178x218", param_hint="--size")
     width, height = int(match[1]), int(match[2] or match[1])
-    if Path(spec).is_file():
+    if os.path.isfile(spec):
+        if os.path.realpath(out) == os.path.dirname(os.path.realpath(spec)):
+            raise MaskError(f"{spec} lies in {out} itself, where it or others might be replaced; choose another -o")
         photo = load_photo(spec)
         drawn = [load_mask(spec, photo.width, photo.height)]
     else:
