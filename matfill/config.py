@@ -20,8 +20,8 @@ UPDATES = ("residual", "gru")
 PRECISIONS = ("float32", "bfloat16")
 FITS = ("crop", "squeeze", "patches")
 
-#: What `--mask` takes of photos, and below, what masks.parse understands: what it takes everywhere. Both are here, because
-#: the command line shows them without importing numpy.
+#: What `--mask` takes of photos, and below what masks.parse understands, which it takes everywhere. Both are here
+#: because the command line shows them without importing numpy.
 HOLE_GRAMMAR = """\
 FILE               an image of the photo's size, white where the photo is missing
 FOLDER             one such image per photo, of its name with any extension, in a sub-folder like its own, or at the top

@@ -91,7 +91,7 @@ def parse(
     grow: int = 0,
     feather: int = 0,
 ) -> HoleMaker:
-    """The maker of the holes that are the union of `texts`; see config.HOLE_GRAMMAR. MaskError where one of them is not allowed.
+    """The maker of holes that are the union of `texts`, see config.HOLE_GRAMMAR. MaskError where one is not allowed.
 
     `invert` takes black for missing in mask images, which are white from `threshold` (of 255); alpha below it counts
     as transparent. The union is grown by `grow` pixels, and a filling fades in over `feather` pixels from its edge.
