@@ -28,9 +28,9 @@ def faces() -> Recipe:
     """Two stages on 64x64 colour images, random3x20 holes, as in the paper's experiments on faces (section 3).
 
     `matfill train celeba64 --recipe faces`; some 35 images/s on 2 cores of an Intel Xeon with AMX, 26 on one of an AMD
-    EPYC, bfloat16. The bundled weights came of three shorter runs, 30 and 49 minutes on the former, 160 on the latter,
-    whose commands are on their card in weights/README.md: 3.017 bits per missing dimension on 1,500 test faces of
-    CelebA, November 2026. Six hours of two cores are what the recipe asks for.
+    EPYC, bfloat16. The bundled weights came of four shorter runs, 30 and 49 minutes on the former, 160 and 180 on the
+    latter, whose commands are on their card in weights/README.md: 2.965 bits per missing dimension on 1,500 test faces
+    of CelebA, November 2026. Six hours of two cores are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=64,
@@ -52,9 +52,9 @@ def photos() -> Recipe:
 
     A part of the images has the hole known at half the resolution, as it is where a large one is filled octave by
     octave (see windows.py). `matfill train photos --recipe photos`, of any folder `photos` of photographs; some 20
-    images/s on 2 cores of an AMD EPYC, bfloat16. The bundled weights had 92 minutes there and 36 on one core, from
-    earlier weights of `faces` on: the mean of 16 samples is 1.63 dB over biharmonic on 100 test photos of BSDS500,
-    November 2026. Five hours of two cores are what the recipe asks for.
+    images/s on 2 cores of an AMD EPYC, 25 on one where both are in use, bfloat16. The bundled weights had 69 minutes
+    on two and 189 on one, from earlier weights of `faces` on: the mean of 16 samples is 1.73 dB over biharmonic on 100
+    test photos of BSDS500, November 2026. Five hours of two cores are what the recipe asks for.
     """
     model, config = faces()
     config = dataclasses.replace(config, mask="random3x20,strokes,boxes", fit="patches", hinted=0.35, minutes=300)
