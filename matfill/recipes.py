@@ -144,8 +144,8 @@ def mnist() -> Recipe:
 
     `matfill train binarized-mnist --recipe mnist`; some 190 images/s on one core of an AMD EPYC, bfloat16, and 160 with
     the steps on its own samples. The bundled weights had 70 minutes there: a bound of 80.97 nats (k = 50) on the
-    test digits, November 2026. The small price on predictions is there lest z_0 fall silent, as it did in
-    `mnist-fc`. Six hours are what the recipe asks for.
+    test digits, November 2026. The small price on predictions is there lest z_0 fall silent, as it did in an
+    earlier `mnist-fc`. Six hours are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=28,
