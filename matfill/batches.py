@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from matfill import masks
 from matfill.errors import ConfigError, DataError
 
 # The first word of every seed: draws for different ends never share a stream.
-_ORDER, _FLIP, _MASK, _HELDOUT, _BINARY = range(5)
+_ORDER, _FLIP, _MASK, _HELDOUT, _BINARY, _WARP = range(6)
 
 
 class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -36,6 +37,7 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         batch: int,
         seed: int,
         flip: bool = False,
+        warp: float = 0.0,
         binary: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -49,7 +51,7 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             count = len(images)
             raise DataError(f"{count} images are too few for a batch of {batch}: add some, or lower batch to {count}")
         self.images = images
-        self.batch, self.seed, self.flip, self.binary = batch, seed, flip, binary
+        self.batch, self.seed, self.flip, self.warp, self.binary = batch, seed, flip, warp, binary
         self._sampler = masks.parse(mask)
         self._sampler.sample(*images.shape[1:3], np.random.default_rng(0))  # a mask that does not fit fails here
         self._share = range(rank * (batch // world), (rank + 1) * (batch // world))
@@ -61,6 +63,10 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             flipped = np.random.default_rng((_FLIP, self.seed, update)).random(self.batch) < 0.5
             flipped = flipped[self._share.start : self._share.stop]
             rows[flipped] = rows[flipped, :, ::-1]
+        if self.warp:
+            draw = np.random.default_rng((_WARP, self.seed, update))
+            changes = draw.uniform(-self.warp, self.warp, (self.batch, 2, 2))
+            rows = warped(rows, np.eye(2) + changes[self._share.start : self._share.stop])
         if self.binary:
             rows = binarise(rows, [(_BINARY, self.seed, update, place) for place in self._share])
         seeds = [(_MASK, self.seed, update, place) for place in self._share]
@@ -73,6 +79,18 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             order = np.random.default_rng((_ORDER, self.seed, epoch)).permutation(len(self.images))
             self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1} | {epoch: order}
         return int(self._orders[epoch][place])
+
+
+def warped(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, H, W, C) under linear maps (N, 2, 2) about their centres, in units of half the sides.
+
+    Place (x, y) of a result shows what was at `map @ (x, y)`, resampled bicubically; the edge goes on beyond the edge.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
+    theta = F.pad(torch.from_numpy(maps).float(), (0, 1))
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    moved = F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return moved.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def binarise(images: np.ndarray, seeds: Sequence[Sequence[int]]) -> np.ndarray:

@@ -225,6 +225,7 @@ class TrainConfig(_Config):
     skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
     hinted: float = 0.0  #: share of images whose hole is known at half the resolution, as when a large one is filled
     flip: bool = False  #: mirror images left to right at random
+    warp: float = 0.0  #: turn, stretch, shear images at random, by up to this share of the distance from the centre
     holdout: int = 512  #: held-out images scored at each evaluation
     checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
 
@@ -255,6 +256,7 @@ class TrainConfig(_Config):
         _require(self.own_samples_every >= 0, self, "own_samples_every", "a whole number from 0")
         _require(self.own_samples_from >= 0, self, "own_samples_from", "a whole number from 0")
         _require(0 <= self.hinted <= 1, self, "hinted", "a number from 0 to 1")
+        _require(0 <= self.warp <= 0.3, self, "warp", "a number from 0 to 0.3")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")
         _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
         _require(self.clip > 0, self, "clip", "a number above 0")

@@ -292,6 +292,7 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
         mask=config.mask,
         seed=config.seed,
         flip=config.flip,
+        warp=config.warp,
         binary=binary,
         rank=trainer.rank,
         world=trainer.world,

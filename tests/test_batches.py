@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from matfill.batches import TrainBatches, binarise, heldout, mean_image
+from matfill.batches import TrainBatches, binarise, heldout, mean_image, warped
 from matfill.errors import ConfigError, DataError, MaskError
 
 
@@ -52,7 +52,7 @@ def test_an_update_does_not_depend_on_those_before():
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_processes_shares_make_up_the_whole_batch(world):
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True}
+    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True, "warp": 0.1}
     whole = TrainBatches(images, **options)
     shares = [TrainBatches(images, **options, rank=rank, world=world) for rank in range(world)]
     for update in range(6):
@@ -76,6 +76,36 @@ def test_flip_mirrors_half_of_the_images_left_to_right_and_nothing_else():
     assert 0.4 < (rows[:, 0] == 3).float().mean() < 0.6
     assert (plain[0][0][:, 0, 0, 0] == 0).all()
     assert (images[:, 0, 0] == 0).all()  # the images themselves stay as they are
+
+
+def test_warped_images_are_turned_stretched_and_sheared_about_their_centres():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    maps = np.array([[[1, 0], [0, 1]], [[0, 1], [-1, 0]], [[-1, 0], [0, 1]]])
+    same, turned, mirrored = warped(images, maps)
+    assert np.array_equal(same, images[0])
+    assert np.array_equal(turned, np.rot90(images[1], -1))
+    assert np.array_equal(mirrored, images[2][:, ::-1])
+    ramp = np.arange(0, 160, 10, dtype=np.uint8)[None, None, :, None].repeat(16, 1)
+    stretched, sheared = warped(ramp.repeat(2, 0), np.array([[[0.5, 0], [0, 1]], [[1, 0.5], [0, 1]]]))[..., 0]
+    inside = slice(4, 12)
+    places = np.arange(16) - 7.5
+    assert np.abs(stretched[:, inside] - (75 + 5 * places)[inside]).max() <= 1
+    assert np.abs(sheared - (75 + 10 * places + 5 * places[:, None]))[inside, inside].max() <= 1
+
+
+def test_warp_changes_every_image_a_little_and_each_time_anew():
+    dot = np.zeros((50, 29, 29, 1), np.uint8)
+    dot[:, 14, 14], dot[:, 4:7, 23:26] = 255, 255  # the centre, and a blot some 9 pixels up and right of it
+    source = TrainBatches(dot, mask="top", batch=50, seed=0, warp=0.1)
+    first, second = source[0][0].double(), source[1][0].double()
+    assert not torch.equal(first, second) and (first[:, 0, 14, 14] > 200).all()
+    first[:, 0, 11:18, 11:18] = 0
+    places = torch.arange(29.0, dtype=torch.float64) - 14
+    mass = first.sum((1, 2, 3))
+    rows, columns = (first[:, 0] * places[:, None]).sum((1, 2)) / mass, (first[:, 0] * places).sum((1, 2)) / mass
+    for moved, at in ((rows, -9), (columns, 10)):
+        assert moved.std() > 0.3 and (moved - at).abs().max() < 3
+    assert (dot[:, 5, 24] == 255).all()  # the images themselves stay as they are
 
 
 def test_a_data_loader_takes_any_range_of_updates():

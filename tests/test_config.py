@@ -241,6 +241,8 @@ def test_only_logistics_are_mixed(output):
         ("clip", 0.0),
         ("skip", 1.0),
         ("flip", 1),
+        ("warp", -0.1),
+        ("warp", 0.4),
         ("holdout", 0),
         ("checkpoint_minutes", 0),
         ("mask", 20),
