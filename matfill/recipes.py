@@ -52,9 +52,10 @@ def photos() -> Recipe:
 
     A part of the images has the hole known at half the resolution, as it is where a large one is filled octave by
     octave (see windows.py). `matfill train photos --recipe photos`, of any folder `photos` of photographs; some 20
-    images/s on 2 cores of an AMD EPYC, 25 on one where both are in use, bfloat16. The bundled weights had 69 minutes
-    on two and 189 on one, from earlier weights of `faces` on: the mean of 16 samples is 1.73 dB over biharmonic on 100
-    test photos of BSDS500, November 2026. Five hours of two cores are what the recipe asks for.
+    images/s on 2 cores of an AMD EPYC, 25 on one where both are in use, 50 with two processes of one thread in batches
+    of 64, bfloat16. The bundled weights had 206 minutes on two and 189 on one, from earlier weights of `faces` on: the
+    mean of 16 samples is 1.84 dB over biharmonic on 100 test photos of BSDS500, November 2026. Five hours of two cores
+    are what the recipe asks for.
     """
     model, config = faces()
     config = dataclasses.replace(config, mask="random3x20,strokes,boxes", fit="patches", hinted=0.35, minutes=300)
