@@ -26,7 +26,8 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     images uint8 (batch / world, C, H, W); missing bool (batch / world, 1, H, W), True = to be predicted. Both depend on
     the seed, the update and the place in the whole batch alone: nothing is remembered from one update to the next, and
     the processes' shares, laid end to end, are what a single process sees. Every image is seen once per epoch, in an
-    order of that epoch's own; a batch may straddle two epochs. With `binary`, pixels are binarised afresh every time.
+    order of that epoch's own; a batch may straddle two epochs. With `warp`, each goes through a linear map of its own,
+    with entries up to that far from the identity's; with `binary`, pixels are binarised afresh every time.
     """
 
     def __init__(
