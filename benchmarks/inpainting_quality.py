@@ -71,12 +71,15 @@ def each(method: Method, images: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def load(weights: str, temperature: list[float] | None) -> tuple[MatNet, tuple[float, ...]]:
-    """The model, and the temperature of every level: the given one, or else the weights' own."""
+    """The model, on a GPU where there is one, and the temperature of every level: the given one, or else the weights'
+    own."""
     from matfill.checkpoint import load_weights
+    from matfill.devices import pick_device
     from matfill.inpainting import temperatures
 
     model, card = load_weights(weights)
-    return model, temperatures(temperature or card.get("temperature", 1.0), len(model.config.levels))
+    chosen = temperatures(temperature or card.get("temperature", 1.0), len(model.config.levels))
+    return model.to(pick_device("auto")), chosen
 
 
 def matnet(
@@ -133,14 +136,14 @@ def free_energy(model: MatNet, images: np.ndarray, missing: np.ndarray, seed: in
     from matfill import bounds
     from matfill.noise import gaussian_noise
 
-    nats, dims = [], []
+    device, nats, dims = model.mean_image.device, [], []
     with torch.inference_mode():
         for start in range(0, len(images), CHUNK):
-            x = torch.from_numpy(images[start : start + CHUNK]).permute(0, 3, 1, 2).float() / 255
-            hole = torch.from_numpy(missing[start : start + CHUNK])[:, None]
-            trace = model(x, hole, gaussian_noise(x.device, seed, start))
-            nats.append(bounds.free_energy(trace).double().numpy())
-            dims.append(bounds.missing_dims(trace).double().numpy())
+            x = torch.from_numpy(images[start : start + CHUNK]).to(device).permute(0, 3, 1, 2).float() / 255
+            hole = torch.from_numpy(missing[start : start + CHUNK])[:, None].to(device)
+            trace = model(x, hole, gaussian_noise(device, seed, start))
+            nats.append(bounds.free_energy(trace).double().cpu().numpy())
+            dims.append(bounds.missing_dims(trace).double().cpu().numpy())
     bits, dims = np.concatenate(nats) / np.log(2), np.concatenate(dims)
     ratio = bits.sum() / dims.sum()
     residuals = (bits - ratio * dims) / dims.mean()  # the ratio's, to first order

@@ -6,9 +6,11 @@ import os
 import platform
 from pathlib import Path
 
+import torch
+
 
 def machine() -> str:
-    """The processor's name and how many of its cores we may use."""
+    """The processor's name and how many of its cores we may use; and the GPU's, where there is one."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -16,4 +18,6 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass  # not Linux, or a processor that does not say
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if torch.cuda.is_available():
+        cores = f"{torch.cuda.get_device_name()}; {cores}"
     return f"{cores} cores of {name}, {platform.system()}, Python {platform.python_version()}"

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from matfill import masks
 from matfill.errors import ConfigError, DataError
 
 # The first word of every seed: draws for different ends never share a stream.
 _ORDER, _FLIP, _MASK, _HELDOUT, _BINARY, _WARP = range(6)
+
+GPU_LOADERS = 2  # processes that make batches beside a GPU; beside CPUs they would only take time from training
 
 
 class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -82,16 +84,27 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return int(self._orders[epoch][place])
 
 
+def loader(batches: TrainBatches, update: int, device: torch.device) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches from that update on, one after the other, for training on `device`."""
+    gpu = device.type == "cuda"
+    updates, workers = range(update, 2**62), GPU_LOADERS if gpu else 0
+    return DataLoader(batches, batch_size=None, sampler=updates, num_workers=workers, pin_memory=gpu)
+
+
 def warped(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Images uint8 (N, H, W, C) under linear maps (N, 2, 2) about their centres, in units of half the sides.
 
     Place (x, y) of a result shows what was at `map @ (x, y)`, resampled bicubically; the edge goes on beyond the edge.
+    Each channel of a result has the very values of its image's, put where the resampled ones have the same rank:
+    resampling blurs, and of a blurred digit more pixels are a matter of chance when it is binarised.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
     theta = F.pad(torch.from_numpy(maps).float(), (0, 1))
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
     moved = F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return moved.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    ranked, values = moved.flatten(2).argsort(dim=-1), pixels.flatten(2).sort(dim=-1).values
+    result = torch.empty_like(values).scatter_(-1, ranked, values).view_as(pixels)
+    return result.byte().permute(0, 2, 3, 1).numpy()
 
 
 def binarise(images: np.ndarray, seeds: Sequence[Sequence[int]]) -> np.ndarray:

@@ -282,7 +282,7 @@ def _seen(filled: Tensor, unknown: Tensor) -> Tensor:
 def _rows(maps: Tensor, chosen: Tensor | None) -> Tensor:
     """Maps (B, C, H, W) as rows (B H W, C), or those rows alone whose numbers are in `chosen` (rows,)."""
     rows = maps.movedim(1, -1).flatten(0, 2)
-    return rows if chosen is None else rows[chosen]
+    return rows if chosen is None else rows.index_select(0, chosen)
 
 
 def _paste(x: Tensor, where: Tensor, rows: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils.data import DataLoader
 
 from matfill import recipes
-from matfill.batches import TrainBatches, heldout, mean_image
+from matfill.batches import TrainBatches, heldout, loader, mean_image
 from matfill.checkpoint import METRICS_NAME, load_weights
 from matfill.config import ModelConfig, TrainConfig
 from matfill.data import open_data
@@ -310,7 +309,7 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
     with stop_requests() as asked:
         stop = False
         last = saved = time.monotonic()
-        for images, missing in DataLoader(batches, batch_size=None, sampler=range(progress.update, 2**62)):
+        for images, missing in loader(batches, progress.update, trainer.device):
             if stop or trainer.share_done() >= 1:
                 break
             skipped = progress.skipped

@@ -5,9 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from matfill.batches import TrainBatches, binarise, heldout, mean_image, warped
+from matfill.batches import TrainBatches, binarise, heldout, loader, mean_image, warped
 from matfill.errors import ConfigError, DataError, MaskError
 
 
@@ -85,12 +84,21 @@ def test_warped_images_are_turned_stretched_and_sheared_about_their_centres():
     assert np.array_equal(same, images[0])
     assert np.array_equal(turned, np.rot90(images[1], -1))
     assert np.array_equal(mirrored, images[2][:, ::-1])
-    ramp = np.arange(0, 160, 10, dtype=np.uint8)[None, None, :, None].repeat(16, 1)
-    stretched, sheared = warped(ramp.repeat(2, 0), np.array([[[0.5, 0], [0, 1]], [[1, 0.5], [0, 1]]]))[..., 0]
-    inside = slice(4, 12)
+    bar = np.zeros((16, 16, 1), np.uint8)
+    bar[:, 9:12] = [[100], [250], [100]]  # its middle 2.5 pixels right of the centre
+    moved = warped(np.stack([bar, bar]), np.array([[[0.5, 0], [0, 1]], [[1, 0.25], [0, 1]]]))[..., 0].astype(float)
     places = np.arange(16) - 7.5
-    assert np.abs(stretched[:, inside] - (75 + 5 * places)[inside]).max() <= 1
-    assert np.abs(sheared - (75 + 10 * places + 5 * places[:, None]))[inside, inside].max() <= 1
+    stretched, sheared = (moved * places).sum(2) / moved.sum(2)  # the bar's middle in every row
+    assert np.abs(stretched - 5).max() <= 0.5
+    assert np.abs(sheared - (2.5 - 0.25 * places)).max() <= 0.5
+
+
+def test_a_warped_image_is_as_sharp_as_it_was():
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), dtype=np.uint8)
+    moved = warped(images, np.tile([[1.05, 0.08], [-0.1, 0.95]], (4, 1, 1)))
+    assert not (moved == images).all((1, 2)).any()
+    for image, result in zip(images, moved, strict=True):
+        assert np.array_equal(np.sort(image.reshape(-1, 3), axis=0), np.sort(result.reshape(-1, 3), axis=0))
 
 
 def test_warp_changes_every_image_a_little_and_each_time_anew():
@@ -108,11 +116,11 @@ def test_warp_changes_every_image_a_little_and_each_time_anew():
     assert (dot[:, 5, 24] == 255).all()  # the images themselves stay as they are
 
 
-def test_a_data_loader_takes_any_range_of_updates():
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_loader_gives_the_batches_from_any_update_on_beside_a_gpu_too(device):
     source = batches()
-    loaded = list(DataLoader(source, batch_size=None, sampler=range(5, 8)))
-    assert len(loaded) == 3
-    for update, batch in zip(range(5, 8), loaded, strict=True):
+    for update, batch in zip(range(5, 8), loader(source, 5, torch.device(device)), strict=False):
         assert all(torch.equal(a, b) for a, b in zip(batch, source[update], strict=True))
     assert numbers(pickle.loads(pickle.dumps(source))[3]) == numbers(source[3])
 
