@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -23,6 +23,7 @@ from matfill.config import Level, TrainConfig
 from matfill.errors import MatfillError, WeightsError
 from matfill.layers import Conv2d
 from matfill.model import Hint, MatNet, enlarge_twice, halve
+from matfill.muon import Muon
 from matfill.noise import Noise, gaussian_noise
 from matfill.stacks import from_posterior
 
@@ -160,7 +161,10 @@ class Trainer:
             AdamW(rest, config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=0.0)
         ]
         if matrices:
-            self.optimizers.append(Muon(matrices, config.muon_learning_rate, weight_decay=config.weight_decay))
+            dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+            self.optimizers.append(
+                Muon(matrices, config.muon_learning_rate, weight_decay=config.weight_decay, dtype=dtype)
+            )
         self.schedules = [LambdaLR(optimizer, self._rate_factor) for optimizer in self.optimizers]
 
     def share_done(self) -> float:
