@@ -32,6 +32,7 @@ FLOORS = {
     "provenance": 0,
     "distributions": 0,
     "layers": 0,
+    "muon": 0,
     "devices": 1,
     "recipes": 1,
     "formats": 1,
