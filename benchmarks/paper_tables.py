@@ -112,6 +112,7 @@ TABLE_2 = Table(
         Published("Conv DRAW", ("< 3.58",)),
         Published("MatNet", ("< 3.68",), "2500"),
         Published("MatNet+AR", ("< 3.24",), "2500"),
+        Ours("cifar10-plain", label="without local autoregression", always=False),
         Ours("cifar10"),
     ),
     dims=32 * 32 * 3,
