@@ -116,7 +116,7 @@ def test_warp_changes_every_image_a_little_and_each_time_anew():
     assert (dot[:, 5, 24] == 255).all()  # the images themselves stay as they are
 
 
-@pytest.mark.filterwarnings("ignore:.*pin_memory")
+@pytest.mark.filterwarnings("ignore:.*pin_memory", "ignore:This DataLoader will create")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_loader_gives_the_batches_from_any_update_on_beside_a_gpu_too(device):
     source = batches()
