@@ -19,7 +19,8 @@ sample is what one would look at. The seed shuffles the images of the folder; an
 the image's place among the sorted names only, so that fewer images, with their holes, are a subset of more.
 
 Last measured on 26 November 2026, 1,500 test faces of CelebA at 64x64, random3x20 (25.4 % of the pixels), seed 0; the
-first three on one core of an AMD EPYC, `faces` on an NVIDIA H100 (0.0105 and 0.1764 s/image on that core):
+first three on one core of an AMD EPYC, `faces` on an NVIDIA H100 (on that core, earlier weights took 0.0105 and 0.1764
+s/image):
 
 | method | images | PSNR, dB | SSIM | bits/dim | s/image |
 |---|---|---|---|---|---|
