@@ -54,6 +54,8 @@ from matfill import images as image_files
 from matfill import masks
 
 if TYPE_CHECKING:  # the classical methods alone do not need torch
+    import torch
+
     from matfill.model import MatNet
 
 #: (images uint8 (N, H, W, C), missing bool (N, H, W)) -> filled, uint8 (N, H, W, C)
@@ -176,11 +178,11 @@ def read(folder: Path, count: int, size: int, channels: int, spec: str, seed: in
     return images, missing
 
 
-def heading(packages: Iterable[str]) -> dict[str, Any]:
-    """Prints what is measured when, where and with what; the same for a JSON file."""
+def heading(packages: Iterable[str], device: torch.device | None = None) -> dict[str, Any]:
+    """Prints what is measured when, where (a model, on `device`) and with what; the same for a JSON file."""
     found = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": machine(device),
         "packages": {name: version(name) for name in packages},
         "command": shlex.join(["python", *sys.argv]),
     }
@@ -246,7 +248,8 @@ def main() -> None:
             methods[f"matfill {options.weights}, {what}"] = partial(matnet, model, samples, options.seed, temperature)
     images, missing = read(options.data, options.images, size, channels, options.mask, options.seed)
 
-    report = heading(["numpy", *classical.PACKAGES.values()] + ["torch"] * bool(model)) | {
+    packages = ["numpy", *classical.PACKAGES.values()] + ["torch"] * bool(model)
+    report = heading(packages, model and model.mean_image.device) | {
         "images": len(images),
         "mask": options.mask,
         "missing_share": float(missing.mean()),

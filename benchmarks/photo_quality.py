@@ -204,7 +204,7 @@ def main(given: Sequence[str] | None = None) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     shares, scores = zip(*found, strict=True)
-    report = heading(["numpy", *classical.PACKAGES.values(), "torch"]) | {
+    report = heading(["numpy", *classical.PACKAGES.values(), "torch"], model.device) | {
         "images": count,
         "mask": options.mask,
         "missing_share": float(np.mean(shares)),
