@@ -217,6 +217,7 @@ class TrainConfig(_Config):
     kl_warmup: int = 300  #: updates over which the finest level's rate gains its weight; each coarser level takes twice
     prediction_weight: float = 1.0  #: of the squared error of predictions without the finer levels' z; 0 for none
     top_down_weight: float = 0.0  #: of the distortion without the local autoregression; falls to 0 in the run's course
+    importance_samples: int = 1  #: of each image, whose bound is minimised; 1 is the free energy
     component_entropy: float = 0.0  #: penalty on each nat of uncertainty about the mixture component of a z_0
     own_samples_every: int = 0  #: updates from one step on the model's own samples (eq. 13) to the next; 0 for none
     own_samples_from: int = 0  #: the first update that such a step follows
@@ -252,6 +253,7 @@ class TrainConfig(_Config):
         _require(self.kl_warmup >= 0, self, "kl_warmup", "a whole number from 0")
         _require(self.prediction_weight >= 0, self, "prediction_weight", "a number from 0")
         _require(self.top_down_weight >= 0, self, "top_down_weight", "a number from 0")
+        _require(1 <= self.importance_samples <= 1000, self, "importance_samples", "a whole number from 1 to 1000")
         _require(self.component_entropy >= 0, self, "component_entropy", "a number from 0")
         _require(self.own_samples_every >= 0, self, "own_samples_every", "a whole number from 0")
         _require(self.own_samples_from >= 0, self, "own_samples_from", "a whole number from 0")

@@ -50,11 +50,22 @@ class Objective(nn.Module):
     the start, when all images look alike, it would hold them to one component. Plus `top_down_weight` times the
     distortion by the top-down output alone: without that, a local autoregression soon explains so much that latents
     fall out of use (Lucas & Verbeek 2018, section 3.2). The bound stays as it is.
+
+    With more than one of `importance_samples`, their importance-weighted bound takes the place of the free energy as
+    soon as all rates have their full weight: z from q need not be right every time, only among so many, and the model
+    becomes better than with a q that has to be right (Burda et al. 2015).
     """
 
-    def __init__(self, model: MatNet, prediction_weight: float = 0.0, component_entropy: float = 0.0):
+    def __init__(
+        self,
+        model: MatNet,
+        prediction_weight: float = 0.0,
+        component_entropy: float = 0.0,
+        importance_samples: int = 1,
+    ):
         super().__init__()
         self.model, self.prediction_weight, self.component_entropy = model, prediction_weight, component_entropy
+        self.importance_samples = importance_samples
 
     def forward(
         self,
@@ -66,7 +77,7 @@ class Objective(nn.Module):
         top_down_weight: float = 0.0,
         hinted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and sums over the batch: missing dims, distortion, rate of each module in turn.
+        """Loss (a scalar), and sums over the batch: missing dims; of one sample, distortion, rate of each module.
 
         `kl_weights` are the rates' weights, level by level from the coarsest; `informed` is the number of levels with
         z ~ q in the prediction; `hinted`, bool (B,), says whose hole is known at half the resolution.
@@ -74,10 +85,15 @@ class Objective(nn.Module):
         hint = None
         if hinted is not None:
             hint = Hint(enlarge_twice(halve(x)), hinted.view(-1, 1, 1, 1).expand_as(missing))
-        trace = self.model(x, missing, noise, hint)
+        encoded = self.model.encode(x, missing, infer=True, hint=hint)
+        samples = self.importance_samples if min(kl_weights) == 1 else 1
+        trace, *others = (self.model.decode(encoded, from_posterior(noise), noise) for _ in range(samples))
         distortion, rates = bounds.distortion(trace), bounds.module_rates(trace)
-        weights = [kl_weights[latent.level] for latent in trace.latents]
-        loss = distortion.mean() + sum(weight * rate.mean() for weight, rate in zip(weights, rates, strict=True))
+        if others:
+            loss = bounds.iwae_bound([trace, *others]).mean()
+        else:
+            weights = [kl_weights[latent.level] for latent in trace.latents]
+            loss = distortion.mean() + sum(weight * rate.mean() for weight, rate in zip(weights, rates, strict=True))
         if self.component_entropy:
             entropy = bounds.component_entropy(trace).mean()
             loss = loss + self.component_entropy * kl_weights[0] * entropy
@@ -147,7 +163,7 @@ class Trainer:
         self.config, self.device = config, device
         self.model = model.to(device)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        objective = Objective(self.model, config.prediction_weight, config.component_entropy)
+        objective = Objective(self.model, config.prediction_weight, config.component_entropy, config.importance_samples)
         self.objective = DistributedDataParallel(objective) if dist.is_initialized() else objective
         self.ema = AveragedModel(self.model, multi_avg_fn=self._average)
         self.progress = Progress()

@@ -231,6 +231,8 @@ def test_only_logistics_are_mixed(output):
         ("decay", 1.5),
         ("kl_warmup", -1),
         ("prediction_weight", -1.0),
+        ("importance_samples", 0),
+        ("importance_samples", 1001),
         ("component_entropy", -0.1),
         ("component_entropy", math.nan),
         ("own_samples_every", -1),

@@ -231,6 +231,47 @@ def test_a_penalty_on_it_makes_images_choose():
     assert entropy_after(3.0) < 0.7 * entropy_after(0.0)
 
 
+@kinds
+def test_with_more_samples_their_bound_is_minimised(kind):
+    trainer = trainer_of(kind, importance_samples=4)
+    model = trainer.model
+    x, missing = batch(trainer)
+    x, noise = x.float() / 255, seeded_noise()
+    with torch.no_grad():
+        encoded = model.encode(x, missing, infer=True)
+        traces = [model.decode(encoded, from_posterior(noise), noise) for _ in range(4)]
+        bound = float(bounds.iwae_bound(traces).mean())
+        one_by_one = float(torch.stack([-bounds.log_weight(trace) for trace in traces]).mean())
+        first = float(bounds.free_energy(traces[0]).sum())
+    loss, sums = Objective(model, importance_samples=4)(x, missing, seeded_noise(), [1.0] * 3)
+    assert loss.item() * model.config.dims == pytest.approx(bound, rel=1e-4)
+    assert bound < one_by_one
+    assert float(sums[1:].sum()) == pytest.approx(first, rel=1e-4)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert any(p.grad.abs().max() > 0 for p in model.inference_parameters())
+
+
+def test_until_rates_have_their_full_weight_it_is_the_free_energy():
+    model = tiny_model(conditional=False).requires_grad_(False)
+    x, missing, weights = images(4), torch.ones(4, 1, 8, 8, dtype=torch.bool), [0.5, 1.0, 1.0]
+    one, four = (Objective(model, importance_samples=k)(x, missing, seeded_noise(), weights) for k in (1, 4))
+    assert torch.equal(one[0], four[0]) and torch.equal(one[1], four[1])
+
+
+def test_training_on_a_bound_of_several_samples_lowers_it_more():
+    def bound_after(samples):
+        trainer = trainer_of("unconditional", importance_samples=samples, kl_warmup=1, learning_rate=2e-3)
+        for seed in range(40):
+            trainer.step(*batch(trainer), noise=seeded_noise(seed))
+        x, missing = batch(trainer)
+        noise = seeded_noise()
+        with torch.no_grad():
+            return float(bounds.iwae_bound(trainer.model(x.float() / 255, missing, noise) for _ in range(200)).mean())
+
+    assert bound_after(8) < bound_after(1)
+
+
 def test_the_top_down_output_alone_is_weighed_with_the_distortion_it_would_have():
     model = tiny_model(autoregression=2, output="bernoulli", conditional=False)
     x, missing = images(4, binary=True), torch.ones(4, 1, 8, 8, dtype=torch.bool)
