@@ -52,8 +52,8 @@ class Objective(nn.Module):
     fall out of use (Lucas & Verbeek 2018, section 3.2). The bound stays as it is.
 
     With more than one of `importance_samples`, their importance-weighted bound takes the place of the free energy as
-    soon as all rates have their full weight: z from q need not be right every time, only among so many, and the model
-    becomes better than with a q that has to be right (Burda et al. 2015).
+    soon as all rates have their full weight: z from q need not be right every time, only once among so many, which
+    leaves the model more freedom (Burda et al. 2015).
     """
 
     def __init__(
