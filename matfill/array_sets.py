@@ -3,6 +3,7 @@
 Names tell: train.npy, binarized_mnist_valid.amat, t10k-images-idx3-ubyte.gz, x_train and y_train in an .npz. In place
 of labels there may be the names of the files that the images came from (train in a names.npz): those of one folder are
 one class. The data sets that are published in a form of their own are read from that: CIFAR-10 and Omniglot.
+Omniglot, in whatever form, is divided as the literature divides it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +75,15 @@ def _by_role(entries: Mapping[str, Entry], source: Path) -> ArraySet:
     """Images and labels of each split, by what the arrays are called, and by their shapes."""
     images: dict[str, list[str]] = {}
     labels: dict[str, Entry] = {}
+    files: dict[str, np.ndarray] = {}
     for name, entry in entries.items():
         role, words = split_of(name) or ALL, set(re.split(r"[^a-z]+", name.lower()))
         if LABEL_WORDS & words:
             if entry.dtype.kind in "bui" and entry.shape[1:] in ((), (1,)):
                 labels[role] = entry
         elif NAME_WORDS & words and entry.dtype.kind == "U" and len(entry.shape) == 1:
-            labels.setdefault(role, replace(entry, load=lambda entry=entry: _folders(entry.load())))
+            files[role] = entry.load()
+            labels.setdefault(role, replace(entry, load=lambda files=files[role]: _folders(files)))
         elif entry.image_shape():
             images.setdefault(role, []).append(name)
     if len(images) > 1:
@@ -88,7 +92,18 @@ def _by_role(entries: Mapping[str, Entry], source: Path) -> ArraySet:
         if len(names) > 1:
             what = "images" if role == ALL else f"images of {role}"
             raise DataError(f"{source}: {' and '.join(names)} could all be the {what}; keep one, or rename the others")
-    return ArraySet({role: entries[name] for role, (name,) in images.items()}, labels)
+    chosen = {role: entries[name] for role, (name,) in images.items()}
+    if _names_drawings(chosen, files):
+        with reading(source):
+            pairs = (zip(names, chosen[role].load(), strict=True) for role, names in files.items())
+            return _in_memory(source, _by_drawing(dict(chain(*pairs))))
+    return ArraySet(chosen, labels)
+
+
+def _names_drawings(images: Mapping[str, Entry], files: Mapping[str, np.ndarray]) -> bool:
+    """Whether there is a file name for each image, and these are the names of Omniglot's drawings."""
+    alike = {role: len(names) for role, names in files.items()} == {role: e.shape[0] for role, e in images.items()}
+    return bool(files) and alike and all(map(DRAWING.search, chain(*files.values())))
 
 
 def _folders(names: Iterable[str]) -> np.ndarray:
@@ -99,6 +114,7 @@ def _folders(names: Iterable[str]) -> np.ndarray:
 # --- data sets as they are published ---------------------------------------------------------------------------------
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray | None]]  # images and labels of each split
+DRAWING = re.compile(r"[^/]+/character\d+/\d+_(\d\d)\.png$")  # how Omniglot calls each of 20 drawings of a character
 
 
 def _in_memory(path: Path, arrays: Arrays) -> ArraySet:
@@ -133,17 +149,28 @@ def _cifar10(path: Path) -> Arrays:
 
 
 def _omniglot(path: Path) -> Arrays:
-    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright, sorted by name.
-
-    Drawings of one character are one class.
-    """
-    found = {}
-    for split, name in (("train", "images_background.zip"), ("test", "images_evaluation.zip")):
+    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright, sorted by name."""
+    drawings: dict[str, np.ndarray] = {}
+    for name in ("images_background.zip", "images_evaluation.zip"):
         if path.with_name(name).exists():
             with zipfile.ZipFile(path.with_name(name)) as archive:
                 names = sorted(name for name in archive.namelist() if re.match(r"images_\w+/.*\.png$", name))
-                found[split] = np.stack([_drawing(archive.read(name)) for name in names]), _folders(names)
-    return found
+                drawings |= {name: _drawing(archive.read(name)) for name in names}
+    return _by_drawing(drawings)
+
+
+def _by_drawing(drawings: Mapping[str, np.ndarray]) -> Arrays:
+    """Omniglot by file name: of every character, drawings 1 to 15 to train on, 16 to 20 to test on; in order of names.
+
+    The literature's chardata.mat (Burda et al., 2015) has 15 of each to train on as well. Lake et al.'s background and
+    evaluation sets, which are of different alphabets, are for learning a character from one drawing.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {"train": {}, "test": {}}
+    for name, image in drawings.items():
+        drawing = DRAWING.search(name)
+        parts["train" if int(drawing[1]) <= 15 else "test"][drawing[0]] = image
+    found = {split: dict(sorted(images.items())) for split, images in parts.items() if images}
+    return {split: (np.stack([*images.values()]), _folders(images)) for split, images in found.items()}
 
 
 def _drawing(png: bytes) -> np.ndarray:

@@ -229,18 +229,34 @@ def test_cifar10_in_its_binary_version(tmp_path):
 def test_omniglot_is_read_from_its_archives_with_the_ink_bright(tmp_path):
     ink = np.zeros((105, 105), np.uint8)
     ink[:15, 60:] = 1  # top right: 4 rows and 12 columns of 28
-    for name, characters in (("background", 10), ("evaluation", 3)):
+    for name, alphabet in (("background", "Latin"), ("evaluation", "Greek")):
         with zipfile.ZipFile(tmp_path / f"images_{name}.zip", "w") as archive:
-            for i in reversed(range(characters)):
+            for drawing in reversed(range(1, 21)):
                 png = io.BytesIO()
-                Image.fromarray(255 * (1 - ink * (i == 2))).convert("1").save(png, "PNG")
-                archive.writestr(f"images_{name}/Greek/character{i:02}/0001_01.png", png.getvalue())
-            archive.writestr(f"__MACOSX/images_{name}/Greek/._0001_01.png", b"no image")
+                Image.fromarray(255 * (1 - ink * (drawing == 18))).convert("1").save(png, "PNG")
+                archive.writestr(f"images_{name}/{alphabet}/character01/0001_{drawing:02}.png", png.getvalue())
+            archive.writestr(f"__MACOSX/images_{name}/{alphabet}/._0001_01.png", b"no image")
     found = opened(tmp_path, size=28)
-    assert counts(found) == (9, 1, 3)
-    assert (found.test[:2] == 0).all()
-    assert (found.test[2, :4, 16:] == 255).all() and found.test[2].sum() == 255 * 4 * 12
-    assert found.labels["test"].tolist() == [0, 1, 2] and len(found.labels["train"]) == 9
+    assert counts(found) == (27, 3, 10)  # 15 drawings of each character to train on, 5 to test on
+    assert found.labels["test"].tolist() == [0] * 5 + [1] * 5 and len(found.labels["train"]) == 27
+    assert not found.train.any()
+    assert (found.test[[2, 7], :4, 16:] == 255).all() and found.test.sum() == 2 * 255 * 4 * 12
+
+
+def test_omniglot_is_divided_alike_where_an_npz_names_its_drawings(tmp_path):
+    drawings = numbered(80, side=28)
+    characters = [f"{alphabet}/character0{i}" for alphabet in ("Tagalog", "Greek") for i in (1, 2)]
+    names = np.array([f"{character}/0007_{i:02}.png" for character in characters for i in range(1, 21)])
+    saved(tmp_path / "in", train=drawings[:40], test=drawings[40:])
+    np.savez(tmp_path / "in" / "names.npz", train=names[:40], test=names[40:])
+    found = opened(tmp_path / "in", size=28)
+    assert counts(found) == (54, 6, 20)
+    last = [f"{character}/0007_{i}.png" for character in sorted(characters) for i in range(16, 21)]
+    np.testing.assert_array_equal(found.test, np.concatenate([drawings[names == name] for name in last]))
+    np.savez(tmp_path / "in" / "names.npz", train=names[:40], test=np.char.replace(names[40:], "character", ""))
+    assert counts(opened(tmp_path / "in", size=28)) == (36, 4, 40)  # not Omniglot: as its owner divided it
+    np.savez(tmp_path / "in" / "names.npz", train=names[:39], test=names[40:])
+    assert "39 labels for the 40 images" in refusal(tmp_path / "in", size=28)
 
 
 def test_chardata_mat_is_read_where_scipy_is_there(tmp_path, monkeypatch):
