@@ -180,8 +180,9 @@ def omniglot() -> Recipe:
     """Drawn characters, binarised afresh every time: the model of `mnist`, as in the paper's table 1.
 
     `matfill train omniglot --recipe omniglot`; some 190 images/s on one core of an AMD EPYC, bfloat16. The bundled
-    weights had 70 minutes there, from those of `omniglot-gmm` on (`--init omniglot-gmm --set prior_components=1`): a
-    bound of 95.38 nats (k = 50) on the test images, November 2026. Six hours are what the recipe asks for.
+    weights had 7 minutes on two cores without bfloat16 (55 images/s), from those of `omniglot-gmm` on (`--init
+    omniglot-gmm --set prior_components=1`): a bound of 90.01 nats (k = 50) on the test drawings, November 2026. Six
+    hours are what the recipe asks for from a random start.
     """
     return mnist()
 
@@ -190,8 +191,8 @@ def omniglot_gmm() -> Recipe:
     """As `omniglot`, with a mixture of 50 Gaussians as the prior over z_0: classes without labels (figure 3).
 
     `matfill train omniglot --recipe omniglot-gmm`; some 190 images/s on one core of an AMD EPYC, bfloat16. The bundled
-    weights had 46 minutes there, and 7 on a shared NVIDIA H100: a bound of 95.64 nats (k = 50) on the test images, of
-    other alphabets, November 2026. Two hours are what the recipe asks for.
+    weights had 241 minutes on two cores without bfloat16 (55 images/s), from those of `mnist` on (`--init mnist --set
+    prior_components=50`): a bound of 89.81 nats (k = 50) on the test drawings, November 2026.
     """
     model, config = omniglot()
     return (
