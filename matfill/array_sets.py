@@ -149,13 +149,12 @@ def _cifar10(path: Path) -> Arrays:
 
 
 def _omniglot(path: Path) -> Arrays:
-    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright, sorted by name."""
+    """Omniglot's drawings, black on white and 105x105: box-filtered to 28x28 with the ink bright."""
     drawings: dict[str, np.ndarray] = {}
     for name in ("images_background.zip", "images_evaluation.zip"):
         if path.with_name(name).exists():
             with zipfile.ZipFile(path.with_name(name)) as archive:
-                names = sorted(name for name in archive.namelist() if re.match(r"images_\w+/.*\.png$", name))
-                drawings |= {name: _drawing(archive.read(name)) for name in names}
+                drawings |= {name: _drawing(archive.read(name)) for name in filter(DRAWING.search, archive.namelist())}
     return _by_drawing(drawings)
 
 

@@ -235,7 +235,8 @@ def test_omniglot_is_read_from_its_archives_with_the_ink_bright(tmp_path):
                 png = io.BytesIO()
                 Image.fromarray(255 * (1 - ink * (drawing == 18))).convert("1").save(png, "PNG")
                 archive.writestr(f"images_{name}/{alphabet}/character01/0001_{drawing:02}.png", png.getvalue())
-            archive.writestr(f"__MACOSX/images_{name}/{alphabet}/._0001_01.png", b"no image")
+            archive.writestr(f"__MACOSX/images_{name}/{alphabet}/character01/._0001_01.png", b"no image")
+            archive.writestr(f"images_{name}/overview.png", b"no drawing")
     found = opened(tmp_path, size=28)
     assert counts(found) == (27, 3, 10)  # 15 drawings of each character to train on, 5 to test on
     assert found.labels["test"].tolist() == [0] * 5 + [1] * 5 and len(found.labels["train"]) == 27
