@@ -155,6 +155,8 @@ def _omniglot(path: Path) -> Arrays:
         if path.with_name(name).exists():
             with zipfile.ZipFile(path.with_name(name)) as archive:
                 drawings |= {name: _drawing(archive.read(name)) for name in filter(DRAWING.search, archive.namelist())}
+    if not drawings:
+        raise DataError(f"{path} holds none of Omniglot's drawings, or is not its archive; fetch it again")
     return _by_drawing(drawings)
 
 

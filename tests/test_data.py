@@ -242,6 +242,10 @@ def test_omniglot_is_read_from_its_archives_with_the_ink_bright(tmp_path):
     assert found.labels["test"].tolist() == [0] * 5 + [1] * 5 and len(found.labels["train"]) == 27
     assert not found.train.any()
     assert (found.test[[2, 7], :4, 16:] == 255).all() and found.test.sum() == 2 * 255 * 4 * 12
+    (tmp_path / "images_background.zip").unlink()
+    with zipfile.ZipFile(tmp_path / "images_evaluation.zip", "w") as archive:
+        archive.writestr("images_evaluation/Greek/overview.png", b"no drawing")
+    assert "images_evaluation.zip holds none of Omniglot's drawings" in refusal(tmp_path, size=28)
 
 
 def test_omniglot_is_divided_alike_where_an_npz_names_its_drawings(tmp_path):
