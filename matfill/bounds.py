@@ -74,6 +74,11 @@ def log_weight(trace: Trace, counted: Tensor | None = None) -> Tensor:
     return total
 
 
+def posterior_log_prob(trace: Trace) -> Tensor:
+    """log q(z | x) of the latents as they are: (B,), nats. For z that q had no part in drawing."""
+    return sum(_per_image(latent.q.log_prob(latent.z)) for latent in trace.latents)
+
+
 class ImportanceWeights:
     """Importance weights of a batch's samples, added up as they come: memory does not grow with their number.
 

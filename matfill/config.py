@@ -221,6 +221,8 @@ class TrainConfig(_Config):
     component_entropy: float = 0.0  #: penalty on each nat of uncertainty about the mixture component of a z_0
     own_samples_every: int = 0  #: updates from one step on the model's own samples (eq. 13) to the next; 0 for none
     own_samples_from: int = 0  #: the first update that such a step follows
+    own_latents: bool = False  #: in such a step, raise q of the latents a sample was drawn from (wake-sleep) instead
+    inference_only: bool = False  #: train the inference stacks alone: p, and with it every sample, stays as it is
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
     clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)
     skip: float = 10.0  #: an update whose gradient norm exceeds this many times the usual one is skipped
@@ -257,6 +259,9 @@ class TrainConfig(_Config):
         _require(self.component_entropy >= 0, self, "component_entropy", "a number from 0")
         _require(self.own_samples_every >= 0, self, "own_samples_every", "a whole number from 0")
         _require(self.own_samples_from >= 0, self, "own_samples_from", "a whole number from 0")
+        _require(
+            self.own_samples_every > 0 or not self.own_latents, self, "own_latents", "false with own_samples_every 0"
+        )
         _require(0 <= self.hinted <= 1, self, "hinted", "a number from 0 to 1")
         _require(0 <= self.warp <= 0.3, self, "warp", "a number from 0 to 0.3")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")

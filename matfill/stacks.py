@@ -7,7 +7,7 @@ p(z_i | z_<i, x^k) of eq. 3; or, in an unconditional model, Priors, which see no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -75,6 +75,12 @@ def from_prior(noise: Noise, temperature: tuple[float, ...]) -> LatentSource:
         return p.mean + temperature[level] * p.stddev * noise(p.mean.shape)
 
     return draw
+
+
+def from_latents(latents: Iterable[Latent]) -> LatentSource:
+    """The same z once more, in their order."""
+    known = iter(latents)
+    return lambda level, p, q: next(known).z
 
 
 class ModuleGrid(nn.ModuleList):

@@ -25,7 +25,7 @@ from matfill.layers import Conv2d
 from matfill.model import Hint, MatNet, enlarge_twice, halve
 from matfill.muon import Muon
 from matfill.noise import Noise, gaussian_noise
-from matfill.stacks import from_posterior
+from matfill.stacks import from_latents, from_posterior
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 CHECKPOINT_FORMAT = "matfill checkpoint 2"
@@ -162,17 +162,20 @@ class Trainer:
         config.require_fit(model.config)
         self.config, self.device = config, device
         self.model = model.to(device)
+        if config.inference_only:
+            model.requires_grad_(False)
+            for parameter in model.inference_parameters():
+                parameter.requires_grad_(True)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         objective = Objective(self.model, config.prediction_weight, config.component_entropy, config.importance_samples)
         self.objective = DistributedDataParallel(objective) if dist.is_initialized() else objective
         self.ema = AveragedModel(self.model, multi_avg_fn=self._average)
         self.progress = Progress()
         self.consecutive_skips = 0
-        matrices = [
-            m.weight for m in model.modules() if isinstance(m, Conv2d) and not m.output and m.weight.shape[0] >= 16
-        ] if config.muon_learning_rate else []  # fmt: skip
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
+        convolutions = [m for m in model.modules() if isinstance(m, Conv2d) and not m.output]
+        kernels = {id(m.weight) for m in convolutions if m.weight.shape[0] >= 16 and config.muon_learning_rate}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices, rest = [p for p in trained if id(p) in kernels], [p for p in trained if id(p) not in kernels]
         self.optimizers: list[torch.optim.Optimizer] = [
             AdamW(rest, config.learning_rate, betas=config.betas, eps=config.eps, weight_decay=0.0)
         ]
@@ -268,14 +271,27 @@ class Trainer:
     def _step_on_own_samples(self, x: Tensor, missing: Tensor, noise: Noise, limit: float) -> None:
         """Eq. 13: lower the free energy of the model's own samples of what is missing, by the inference stacks alone.
 
+        Or, with `own_latents`, raise q(z | x) of the very z that x was drawn from (the sleep phase of Hinton et al.
+        1995, "The wake-sleep algorithm"). Of q's two ways to be wrong about p(z | x), the first is hard on z that are
+        unlikely, the second on likely ones that q misses: such a q is wider, its free energy higher, and its bound with
+        many samples tighter.
+
         All other parameters stay without a gradient, and so the optimisers leave them and their own state of them
         alone: neither momentum nor weight decay moves them.
         """
         model, parameters = self.model, self.model.inference_parameters()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             with torch.no_grad():
-                x = model.sample(x, missing, noise, (1.0,) * len(model.config.levels))
-            loss = bounds.free_energy(model(x, missing, noise)).mean() / model.config.dims
+                drawn = model.generate(x, missing, noise, (1.0,) * len(model.config.levels))
+                x = model.draw(x, drawn, noise)
+            if self.config.own_latents:
+                encoded = model.encode(x, missing, infer=True)
+                nats = -bounds.posterior_log_prob(
+                    model.decode(encoded, from_latents(drawn.latents), noise, autoregress=False)
+                )
+            else:
+                nats = bounds.free_energy(model(x, missing, noise))
+            loss = nats.mean() / model.config.dims
         gradients = torch.autograd.grad(loss, parameters)
         if self.world > 1:  # what DistributedDataParallel does for `step`
             joined = nn.utils.parameters_to_vector(gradients)

@@ -20,6 +20,7 @@ CONFIGS = [
     TRAIN,
     TrainConfig(minutes=1.5, betas=(0.5, 0.9), flip=True, precision="bfloat16"),
     TrainConfig(updates=3, mask="all", component_entropy=0.5, own_samples_every=2, own_samples_from=9),
+    TrainConfig(updates=3, own_samples_every=1, own_latents=True, inference_only=True),
 ]
 
 
@@ -238,6 +239,9 @@ def test_only_logistics_are_mixed(output):
         ("own_samples_every", -1),
         ("own_samples_every", 1.0),
         ("own_samples_from", -1),
+        ("own_latents", True),
+        ("own_latents", 1),
+        ("inference_only", 1),
         ("ema", 1.0),
         ("ema", math.nan),
         ("clip", 0.0),

@@ -11,7 +11,7 @@ from matfill import bounds
 from matfill.config import Level, TrainConfig
 from matfill.errors import ConfigError
 from matfill.model import enlarge_twice, halve
-from matfill.stacks import from_posterior
+from matfill.stacks import from_latents, from_posterior
 from matfill.trainer import Objective, Trainer, heldout_scores, load_checkpoint, summarise
 
 CPU = torch.device("cpu")
@@ -96,7 +96,20 @@ def test_what_such_a_step_sees_was_drawn_by_the_model(kind):
     assert torch.equal(torch.where(missing, 0, drawn), torch.where(missing, 0, x))
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("unconditional", 2), ("mixture, gru", 5), ("conditional", 2)])
+def let_latents_speak(model, scale):
+    """So that z has a say in what is drawn."""
+    with torch.no_grad():
+        for part in (model.stages[0].path, model.stages[0].output):
+            for parameter in part.parameters():
+                parameter.mul_(scale)
+
+
+speaking = pytest.mark.parametrize(
+    ("kind", "scale"), [("unconditional", 2), ("mixture, gru", 5), ("conditional", 2), ("autoregression", 2)]
+)
+
+
+@speaking
 def test_steps_on_own_samples_tighten_the_bound_on_samples(kind, scale):
     """So q comes closer to the true posterior: the likelihood of samples stays, since the generator does."""
 
@@ -106,16 +119,58 @@ def test_steps_on_own_samples_tighten_the_bound_on_samples(kind, scale):
 
     trainer = trainer_of(kind)
     model = trainer.model
-    with torch.no_grad():
-        for part in (model.stages[0].path, model.stages[0].output):  # z has a say in what is drawn
-            for parameter in part.parameters():
-                parameter.mul_(scale)
+    let_latents_speak(model, scale)
     x, missing = (t.repeat(16, 1, 1, 1) for t in batch(trainer))
     drawn = model.sample(x.float() / 255, missing, seeded_noise(77), (1.0,) * 3).detach()
     before = energy()
     for seed in range(20):
         own_step(trainer, seeded_noise(100 + seed))
     assert energy() < 0.98 * before
+
+
+@speaking
+def test_steps_on_own_latents_raise_the_posterior_of_the_latents_that_samples_were_drawn_from(kind, scale):
+    def surprise():
+        encoded = model.encode(x, missing, infer=True)
+        trace = model.decode(encoded, from_latents(drawn.latents), seeded_noise(5), autoregress=False)
+        for latent, known in zip(trace.latents, drawn.latents, strict=True):
+            assert torch.equal(latent.z, known.z)
+        return -float(bounds.posterior_log_prob(trace).mean())
+
+    trainer = trainer_of(kind, own_samples_every=1, own_latents=True)
+    model = trainer.model
+    let_latents_speak(model, scale)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    x, missing = (t.repeat(16, 1, 1, 1) for t in batch(trainer))
+    with torch.no_grad():
+        drawn = model.generate(x.float() / 255, missing, seeded_noise(77), (1.0,) * 3)
+        x = model.draw(x.float() / 255, drawn, seeded_noise(78))
+        first = surprise()
+        with torch.enable_grad():
+            for seed in range(20):
+                own_step(trainer, seeded_noise(100 + seed))
+        assert surprise() < first - 0.5
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all(".inference." in name for name in changed)
+
+
+@kinds
+@pytest.mark.parametrize("own", [0, 1])
+def test_inference_only_leaves_the_generator_as_it_was(kind, own):
+    trainer = trainer_of(kind, inference_only=True, own_samples_every=own)
+    x, missing = batch(trainer)
+    before = {name: p.clone() for name, p in trainer.model.state_dict().items()}
+    wanted = trainer.model.sample(x.float() / 255, missing, seeded_noise(3), (1.0,) * 3)
+    with torch.no_grad():
+        first = float(trainer.objective(x.float() / 255, missing, seeded_noise(7), [1.0] * 3)[0])
+    for seed in range(8, 12):
+        trainer.step(x, missing, noise=seeded_noise(seed))
+    with torch.no_grad():
+        assert float(trainer.objective(x.float() / 255, missing, seeded_noise(7), [1.0] * 3)[0]) < first
+    for state in (trainer.model.state_dict(), trainer.ema.module.state_dict()):
+        changed = {name for name, p in state.items() if not torch.equal(p, before[name])}
+        assert changed and all(".inference." in name for name in changed)
+    assert torch.equal(trainer.model.sample(x.float() / 255, missing, seeded_noise(3), (1.0,) * 3), wanted)
 
 
 @pytest.mark.parametrize(("every", "since", "wanted"), [(0, 0, []), (1, 0, [0, 1, 2, 3, 4, 5]), (2, 1, [1, 3, 5])])
