@@ -107,7 +107,8 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         take_over(model, start)
 
     def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
-        model.mean_image.copy_(mean_image(data.train))
+        if not config.inference_only:  # else it is the generator's, trained on whatever that was trained on
+            model.mean_image.copy_(mean_image(data.train))
         training = {"source": source_version(), "recipe": recipe, "paper": paper}
         if init:
             training["init"] = {"weights": init, "training": start_card.get("training")}
@@ -169,6 +170,11 @@ def new_config(
         changes = changes | {"precision": fastest_precision(device)}
     model, config = changed(model, config, changes)
     config.require_fit(model)
+    if config.inference_only and model != init:
+        raise ConfigError(
+            "inference_only trains a model's inference stacks and leaves its generator as it is: name its weights with "
+            "--init, and change none of its settings"
+        )
     return model, config
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,6 +229,34 @@ def test_init_starts_from_weights_and_says_so(folder, tmp_path):
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert card["training"]["init"]["training"]["updates"] == CONFIG.updates
+
+
+def test_a_run_of_the_inference_stacks_alone_keeps_the_generator_bit_by_bit(folder, tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for file in sorted(folder.iterdir())[:12]:
+        shutil.copy(file, others)
+    run(folder, tmp_path / "first")
+    only = {"inference_only": True, "own_samples_every": 1, "own_samples_from": 0, "own_latents": True, "updates": 2}
+    run(others, tmp_path / "second", init=str(tmp_path / "first"), changes=only)
+    run(others, tmp_path / "second", resume=True, changes={"updates": 3})
+    first, second = (checkpoint.load_weights(tmp_path / name)[0].state_dict() for name in ("first", "second"))
+    changed = {name for name, tensor in second.items() if not torch.equal(tensor, first[name])}
+    assert changed and all(".inference." in name for name in changed)
+
+
+@pytest.mark.parametrize("change", [{}, {"autoregression": 2}])
+def test_inference_only_needs_a_generator_that_is_trained(folder, tmp_path, change):
+    if change:
+        run(folder, tmp_path / "first")
+    with pytest.raises(ConfigError, match="--init") as caught:
+        run(
+            folder,
+            tmp_path / "second",
+            init=str(tmp_path / "first") if change else None,
+            changes={"inference_only": True, **change},
+        )
+    assert "\n" not in str(caught.value) and not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
