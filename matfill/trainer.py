@@ -271,10 +271,8 @@ class Trainer:
     def _step_on_own_samples(self, x: Tensor, missing: Tensor, noise: Noise, limit: float) -> None:
         """Eq. 13: lower the free energy of the model's own samples of what is missing, by the inference stacks alone.
 
-        Or, with `own_latents`, raise q(z | x) of the very z that x was drawn from (the sleep phase of Hinton et al.
-        1995, "The wake-sleep algorithm"). Of q's two ways to be wrong about p(z | x), the first is hard on z that are
-        unlikely, the second on likely ones that q misses: such a q is wider, its free energy higher, and its bound with
-        many samples tighter.
+        Or, with `own_latents`, raise q of the very z that a sample was drawn from (the sleep phase of Hinton et al.
+        1995, "The wake-sleep algorithm"): such a q is wider, its bound with many samples tighter.
 
         All other parameters stay without a gradient, and so the optimisers leave them and their own state of them
         alone: neither momentum nor weight decay moves them.
@@ -285,10 +283,8 @@ class Trainer:
                 drawn = model.generate(x, missing, noise, (1.0,) * len(model.config.levels))
                 x = model.draw(x, drawn, noise)
             if self.config.own_latents:
-                encoded = model.encode(x, missing, infer=True)
-                nats = -bounds.posterior_log_prob(
-                    model.decode(encoded, from_latents(drawn.latents), noise, autoregress=False)
-                )
+                known, encoded = from_latents(drawn.latents), model.encode(x, missing, infer=True)
+                nats = -bounds.posterior_log_prob(model.decode(encoded, known, noise, autoregress=False))
             else:
                 nats = bounds.free_energy(model(x, missing, noise))
             loss = nats.mean() / model.config.dims
