@@ -221,7 +221,7 @@ class TrainConfig(_Config):
     component_entropy: float = 0.0  #: penalty on each nat of uncertainty about the mixture component of a z_0
     own_samples_every: int = 0  #: updates from one step on the model's own samples (eq. 13) to the next; 0 for none
     own_samples_from: int = 0  #: the first update that such a step follows
-    own_latents: bool = False  #: in such a step, raise q of the latents a sample was drawn from (wake-sleep) instead
+    own_latents: bool = False  #: such a step rather raises q of the latents that a sample was drawn from (wake-sleep)
     inference_only: bool = False  #: train the inference stacks alone: p, and with it every sample, stays as it is
     ema: float = 0.998  #: decay of the averaged weights, those that are scored and shipped
     clip: float = 1.0  #: largest gradient norm (of the loss in nats per image value)

@@ -272,7 +272,7 @@ class Trainer:
         """Eq. 13: lower the free energy of the model's own samples of what is missing, by the inference stacks alone.
 
         Or, with `own_latents`, raise q of the very z that a sample was drawn from (the sleep phase of Hinton et al.
-        1995, "The wake-sleep algorithm"): such a q is wider, its bound with many samples tighter.
+        1995, "The wake-sleep algorithm"), lest q miss some that are likely.
 
         All other parameters stay without a gradient, and so the optimisers leave them and their own state of them
         alone: neither momentum nor weight decay moves them.
