@@ -18,17 +18,17 @@ photos at theirs. Figures are over missing pixels only:
 sample is what one would look at. The seed shuffles the images of the folder; an image's hole depends on the seed and on
 the image's place among the sorted names only, so that fewer images, with their holes, are a subset of more.
 
-Last measured on 26 November 2026, 1,500 test faces of CelebA at 64x64, random3x20 (25.4 % of the pixels), seed 0; the
-first three on one core of an AMD EPYC, `faces` on an NVIDIA H100 (on that core, earlier weights took 0.0105 and 0.1764
-s/image):
+Last measured on 27 November 2026, 1,500 test faces of CelebA at 64x64, random3x20 (25.4 % of the pixels), seed 0, on
+one core of an AMD EPYC without bfloat16, while the other one was busy (with bfloat16, earlier weights took 0.0105 and
+0.1764 s/image):
 
 | method | images | PSNR, dB | SSIM | bits/dim | s/image |
 |---|---|---|---|---|---|
-| OpenCV Telea | 1500 | 15.35 ± 0.06 | 0.432 ± 0.002 |  | 0.0006 |
-| OpenCV Navier-Stokes | 1500 | 15.25 ± 0.06 | 0.427 ± 0.003 |  | 0.0005 |
-| scikit-image biharmonic | 1500 | 16.29 ± 0.06 | 0.472 ± 0.002 |  | 0.0031 |
-| matfill faces, one sample | 1500 | 19.42 ± 0.06 | 0.658 ± 0.002 | 2.941 ± 0.008 | 0.0017 |
-| matfill faces, mean of 16 | 1500 | 19.96 ± 0.07 | 0.685 ± 0.002 | 2.941 ± 0.008 | 0.0167 |
+| OpenCV Telea | 1500 | 15.35 ± 0.06 | 0.432 ± 0.002 |  | 0.0012 |
+| OpenCV Navier-Stokes | 1500 | 15.25 ± 0.06 | 0.427 ± 0.003 |  | 0.0016 |
+| scikit-image biharmonic | 1500 | 16.29 ± 0.06 | 0.472 ± 0.002 |  | 0.0066 |
+| matfill faces, one sample | 1500 | 20.02 ± 0.07 | 0.687 ± 0.002 | 2.881 ± 0.008 | 0.0275 |
+| matfill faces, mean of 16 | 1500 | 20.38 ± 0.07 | 0.705 ± 0.002 | 2.881 ± 0.008 | 0.4660 |
 """
 
 from __future__ import annotations

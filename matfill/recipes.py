@@ -28,10 +28,11 @@ def faces() -> Recipe:
     """Two stages on 64x64 colour images, random3x20 holes, as in the paper's experiments on faces (section 3).
 
     `matfill train celeba64 --recipe faces`; some 35 images/s on 2 cores of an Intel Xeon with AMX, 26 on one of an AMD
-    EPYC, bfloat16; 650 on an NVIDIA H100 that trains ten other models at the same time. The bundled weights came of
-    five shorter runs, 30 and 49 minutes on the first of these, 160 and 180 on the second, 7 on the third, whose
-    commands are on their card in weights/README.md: 2.941 bits per missing dimension on 1,500 test faces of CelebA, the
-    mean of 16 samples 3.67 dB over biharmonic, November 2026. Six hours of two cores are what the recipe asks for.
+    EPYC, bfloat16; 650 on an NVIDIA H100 that trains ten other models at the same time, 1,480 on an NVIDIA H200. The
+    bundled weights came of six shorter runs, 30 and 49 minutes on the first of these, 160 and 180 on the second, 7 on
+    the third, 12 on the last, whose commands are on their card in weights/README.md: 2.881 bits per missing dimension
+    on 1,500 test faces of CelebA, the mean of 16 samples 4.09 dB over biharmonic, November 2026. Six hours of two cores
+    are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=64,

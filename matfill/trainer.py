@@ -253,7 +253,7 @@ class Trainer:
         if self.consecutive_skips >= MOST_SKIPS:
             raise MatfillError(
                 f"training has diverged: {MOST_SKIPS} updates in a row had no usable gradient, up to update "
-                f"{progress.update}; resume from the last checkpoint with lower learning rates"
+                f"{progress.update}; start another run with lower learning rates, from what this one saved, if anything"
             )
         return sums, norm
 
