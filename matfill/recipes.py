@@ -79,9 +79,10 @@ def quadrants() -> Recipe:
     """One stage on binarised digits, 28x28: one, two or three visible quadrants, as in section 3.
 
     `matfill train mnist --recipe quadrants`; some 150 images/s on one core of an AMD EPYC, bfloat16. The bundled
-    weights had 297 minutes there, from those of `quadrants-plain` on, and 7 on a shared NVIDIA H100: bounds of 56.53,
-    36.12 and 17.52 nats (k = 100) on the 10,000 test digits with one, two and three visible quadrants, November 2026.
-    Six hours are what the recipe asks for.
+    weights had 297 minutes there, from those of `quadrants-plain` on, 7 on an NVIDIA H100 that trained ten other models
+    at the same time, and 9 on an NVIDIA H200 that trained two (10,500 and 13,100 images/s): bounds of 55.98, 35.78 and
+    17.36 nats (k = 100) on the 10,000 test digits with one, two and three visible quadrants, November 2026. Six hours
+    of two cores are what the recipe asks for.
     """
     model = ModelConfig(
         image_size=28,
@@ -146,10 +147,11 @@ def mnist() -> Recipe:
     """Digits of the fixed binarisation: fully connected, 7x7 and 14x14, eleven latents, as in the paper's table 3.
 
     `matfill train binarized-mnist --recipe mnist`; some 190 images/s on one core of an AMD EPYC, bfloat16, and 160 with
-    the steps on its own samples. The bundled weights had 70 minutes there, 7 on a shared NVIDIA H100, and 36 of the
-    inference stack alone on two cores without bfloat16: a bound of 80.02 nats (k = 200) on the test digits, November
-    2026. The small price on predictions is there lest z_0 fall silent, as it did in an earlier `mnist-fc`. Six hours
-    are what the recipe asks for.
+    the steps on its own samples. The bundled weights had 70 minutes there, 7 on a shared NVIDIA H100, 36 of the
+    inference stack alone on two cores without bfloat16, and on a shared NVIDIA H200 7 of the whole model (5,700
+    images/s) and 2 of the inference stack: a bound of 79.71 nats (k = 250) on the test digits, November 2026. The small
+    price on predictions is there lest z_0 fall silent, as it did in an earlier `mnist-fc`. Six hours of two cores are
+    what the recipe asks for.
     """
     model = ModelConfig(
         image_size=28,
@@ -171,9 +173,10 @@ def mnist_ar() -> Recipe:
 
     `matfill train binarized-mnist --recipe mnist-ar`; some 165 images/s on one core of an AMD EPYC, bfloat16. The
     bundled weights had 72 minutes there, from those of `mnist` on (`--init mnist --set autoregression=5`), 7 on a
-    shared NVIDIA H100, and 24 of the inference stack alone on two cores without bfloat16: a bound of 79.57 nats (k =
-    100) on the test digits, November 2026. The price on the top-down output is there lest the autoregression silence
-    the latents. Six hours are what the recipe asks for.
+    shared NVIDIA H100, 24 of the inference stack alone on two cores without bfloat16, and on a shared NVIDIA H200 7 of
+    the whole model (6,900 images/s) and 2 of the inference stack: a bound of 79.37 nats (k = 150) on the test digits,
+    November 2026. The price on the top-down output is there lest the autoregression silence the latents. Six hours of
+    two cores are what the recipe asks for.
     """
     model, config = mnist()
     return dataclasses.replace(model, autoregression=5), dataclasses.replace(config, top_down_weight=0.3)
