@@ -71,7 +71,9 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             changes = draw.uniform(-self.warp, self.warp, (self.batch, 2, 2))
             rows = warped(rows, np.eye(2) + changes[self._share.start : self._share.stop])
         if self.binary:
-            rows = binarise(rows, [(_BINARY, self.seed, update, place) for place in self._share])
+            draw = np.random.default_rng((_BINARY, self.seed, update))  # one for all: one for each takes thrice as long
+            chances = draw.random((self.batch, *rows.shape[1:]), np.float32)
+            rows = binarise(rows, chances[self._share.start : self._share.stop])
         seeds = [(_MASK, self.seed, update, place) for place in self._share]
         return _to_tensors(rows, masks.sample_batch(self._sampler, *rows.shape[1:3], seeds))
 
@@ -98,19 +100,25 @@ def warped(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     Each channel of a result has the very values of its image's, put where the resampled ones have the same rank:
     resampling blurs, and of a blurred digit more pixels are a matter of chance when it is binarised.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float()
+    pixels = np.array(images.transpose(0, 3, 1, 2), order="C")
     theta = F.pad(torch.from_numpy(maps).float(), (0, 1))
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    ranked, values = moved.flatten(2).argsort(dim=-1), pixels.flatten(2).sort(dim=-1).values
-    result = torch.empty_like(values).scatter_(-1, ranked, values).view_as(pixels)
-    return result.byte().permute(0, 2, 3, 1).numpy()
+    moved = F.grid_sample(torch.from_numpy(pixels).float(), grid, "bicubic", "border", align_corners=False)
+    values = pixels.reshape(*pixels.shape[:2], -1)
+    fixed_point = (64 * moved).short().numpy().reshape(values.shape)  # numpy sorts 16 bits five times as fast as floats
+    ranked = fixed_point.argsort(axis=-1, kind="stable")
+    np.put_along_axis(values, ranked, np.sort(values, axis=-1, kind="stable"), axis=-1)
+    return pixels.transpose(0, 2, 3, 1)
 
 
-def binarise(images: np.ndarray, seeds: Sequence[Sequence[int]]) -> np.ndarray:
-    """Each value of images uint8 (N, H, W, C) as 255 with probability value / 255, else 0; image i from seeds[i]."""
-    uniform = np.stack([np.random.default_rng(seed).random(images.shape[1:], np.float32) for seed in seeds])
-    return np.where(255 * uniform < images, np.uint8(255), np.uint8(0))
+def binarise(images: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Values of images uint8 as 255 with probability value / 255, else 0; `chances`, as many, are uniform in [0, 1)."""
+    return np.where(255 * chances < images, np.uint8(255), np.uint8(0))
+
+
+def binarised(images: np.ndarray, seeds: Sequence[Sequence[int]]) -> np.ndarray:
+    """Images uint8 (N, H, W, C) binarised, the same way for the same seeds: image i depends on seeds[i] alone."""
+    return binarise(images, np.stack([np.random.default_rng(s).random(images.shape[1:], np.float32) for s in seeds]))
 
 
 def heldout(
@@ -126,7 +134,7 @@ def heldout(
     chosen = np.random.default_rng((_HELDOUT, seed)).permutation(len(images))[:count]
     rows, places = images[chosen], range(len(chosen))
     if binary:
-        rows = binarise(rows, [(_BINARY, seed, place) for place in places])
+        rows = binarised(rows, [(_BINARY, seed, place) for place in places])
     seeds = [(_HELDOUT, seed, place) for place in places]
     return _to_tensors(rows, masks.sample_batch(masks.parse(spec), *images.shape[1:3], seeds))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from matfill import datasets
-from matfill.batches import binarise
+from matfill.batches import binarised
 from matfill.data import open_for
 from matfill.distributions import GaussianMixture, component_kls
 from matfill.errors import ConfigError, DataError
@@ -269,7 +269,7 @@ def _test_images(
         chosen = np.random.default_rng((seed, _SORT)).permutation(len(found.test))[:count]
         images, labels = found.test[chosen], found.labels.get("test")
     if config.output == "bernoulli":
-        images = binarise(images, [(seed, _SORT, int(row)) for row in chosen])
+        images = binarised(images, [(seed, _SORT, int(row)) for row in chosen])
     return images, None if labels is None else labels[chosen]
 
 

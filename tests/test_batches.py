@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from matfill.batches import TrainBatches, binarise, heldout, loader, mean_image, warped
+from matfill.batches import TrainBatches, binarised, heldout, loader, mean_image, warped
 from matfill.errors import ConfigError, DataError, MaskError
 
 
@@ -188,7 +188,7 @@ def test_binary_shares_make_up_the_whole_batch():
 
 def test_values_that_are_binary_already_stay():
     black_and_white = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (20, 8, 8, 1))
-    assert np.array_equal(binarise(black_and_white, [(i,) for i in range(20)]), black_and_white)
+    assert np.array_equal(binarised(black_and_white, [(i,) for i in range(20)]), black_and_white)
 
 
 def test_binary_heldout_is_always_the_same():
