@@ -229,6 +229,7 @@ class TrainConfig(_Config):
     hinted: float = 0.0  #: share of images whose hole is known at half the resolution, as when a large one is filled
     flip: bool = False  #: mirror images left to right at random
     warp: float = 0.0  #: turn, stretch, shear images at random, by up to this share of the distance from the centre
+    most_val: int | None = None  #: how many validation images stay such; training has the others; None for all
     holdout: int = 512  #: held-out images scored at each evaluation
     checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
 
@@ -268,6 +269,7 @@ class TrainConfig(_Config):
         _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
         _require(self.clip > 0, self, "clip", "a number above 0")
         _require(self.skip > 1, self, "skip", "a number above 1")
+        _require(self.most_val is None or self.most_val >= 1, self, "most_val", "None, or a whole number from 1")
         _require(self.holdout >= 1, self, "holdout", "a whole number from 1")
         _require(self.checkpoint_minutes > 0, self, "checkpoint_minutes", "a number above 0")
 

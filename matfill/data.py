@@ -30,6 +30,7 @@ def open_data(
     fit: str = "crop",
     cache: str | os.PathLike[str],
     seed: int = 0,
+    most_val: int | None = None,
     on_progress: Progress | None = None,
 ) -> ImageSet:
     """The images in a file or folder, for a model of images `size` pixels a side, with 1 or 3 `channels`.
@@ -37,7 +38,8 @@ def open_data(
     Files of images are fitted to that and kept in `cache`, see `folders.open_folder`. Arrays have to be what the model
     takes, whatever `fit` is. Where they bring no validation images, 10 % of the training images serve, 5,000 at
     most: the last ones of an IDX file, as is the custom with MNIST, else some at random, since many sets are sorted
-    by class. Arrays that name no split at all are divided at random like folders, by `seed`.
+    by class. Arrays that name no split at all are divided at random like folders, by `seed`. With `most_val`, at most
+    that many images, whatever they are, stay validation images; the others are there to train on.
     DataError where images cannot be read, or are not what the model takes.
     """
     if fit not in FITS:
@@ -45,8 +47,10 @@ def open_data(
     settings = {"size": size, "channels": channels, "fit": fit, "seed": seed}
     found = find_arrays(Path(source))
     if found is None:
-        return open_folder(source, **settings, cache=cache, on_progress=on_progress)
-    return _from_arrays(found, settings)
+        images = open_folder(source, **settings, cache=cache, on_progress=on_progress)
+    else:
+        images = _from_arrays(found, settings)
+    return images if most_val is None else images.keeping(most_val)
 
 
 def open_for(
@@ -59,7 +63,7 @@ def open_for(
 ) -> ImageSet:
     """The images in a file or folder as a trained model takes them: fitted, and split, like those its card tells of.
 
-    With the seed of its own split, no image counts as a test image that it was trained on.
+    With the seed of its own split, no image counts as a test or validation image that it was trained on.
     """
     trained = card.get("data", {})
     return open_data(
@@ -68,6 +72,7 @@ def open_for(
         channels=model.image_channels,
         fit=trained.get("fit", "crop"),
         seed=trained.get("seed", 0),
+        most_val=trained.get("most_val"),
         cache=cache,
         on_progress=on_progress,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ class ImageSet:
     val: np.ndarray
     test: np.ndarray
     origin: Mapping[str, str]  #: of each split: "folder" (it was given), "train" (taken from train), "all" or "none"
-    settings: Mapping[str, Any]  #: size, channels, fit, seed
+    settings: Mapping[str, Any]  #: size, channels, fit, seed; and most_val, where `keeping` was called
     fingerprint: str  #: of the split and every pixel; the same on any machine
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)  #: (N,) of each split whose classes are known
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: of the files, where every image is one
@@ -43,6 +45,26 @@ class ImageSet:
             **self.settings,
             "fingerprint": self.fingerprint,
         }
+
+    def keeping(self, most_val: int) -> ImageSet:
+        """The same images with no more than `most_val` for validation, at random by the seed; the others join `train`.
+
+        Those two splits are then copies in memory. Of the labels and names only those of the test images are kept.
+        """
+        order = np.random.default_rng(self.settings["seed"]).permutation(len(self.val))
+        kept, joining = np.sort(order[:most_val]), np.sort(order[most_val:])
+        train, val = np.concatenate([self.train, self.val[joining]]), self.val[kept]
+        for array in (train, val):
+            array.flags.writeable = False
+        return dataclasses.replace(
+            self,
+            train=train,
+            val=val,
+            settings={**self.settings, "most_val": most_val},
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {most_val}".encode()).hexdigest()[:16],
+            labels={split: rows for split, rows in self.labels.items() if split == "test"},
+            names={split: rows for split, rows in self.names.items() if split == "test"},
+        )
 
 
 def split_of(name: str) -> str | None:

@@ -214,8 +214,15 @@ def training_images(source: Path, out: Path, plan: Plan, report: Report) -> Imag
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the run folder {out}: {error.strerror}") from None
-    size, channels, cache = plan.model.image_size, plan.model.image_channels, out / "cache"
-    data = open_data(source, size=size, channels=channels, fit=plan.config.fit, cache=cache, on_progress=progress)
+    data = open_data(
+        source,
+        size=plan.model.image_size,
+        channels=plan.model.image_channels,
+        fit=plan.config.fit,
+        most_val=plan.config.most_val,
+        cache=out / "cache",
+        on_progress=progress,
+    )
     if not len(data.train):
         raise DataError(f"{source} has no training images, only others; add some")
     return data

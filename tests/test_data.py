@@ -178,6 +178,21 @@ def test_the_same_images_have_the_same_fingerprint_in_any_form(tmp_path):
     assert (summary["size"], summary["channels"], summary["fit"], summary["seed"]) == (4, 1, "crop", 0)
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["own validation images", "some of the training images"])
+def test_training_has_the_validation_images_that_are_not_kept(tmp_path, given):
+    arrays = {"train": numbered(40), "val": numbered(10, 100), "test": numbered(5, 200), "val_labels": np.arange(10)}
+    source = saved(tmp_path / "in", **{name: array for name, array in arrays.items() if given or "val" not in name})
+    whole, found, again = opened(source), opened(source, most_val=3), opened(source, most_val=3)
+    assert len(found.val) == 3 and set(values(found.val)) < set(values(whole.val))
+    assert sorted(values(found.train) + values(found.val)) == sorted(values(whole.train) + values(whole.val))
+    assert values(found.test) == values(whole.test)
+    assert values(found.val) == values(again.val) and found.fingerprint == again.fingerprint != whole.fingerprint
+    assert found.summary()["most_val"] == 3 and "most_val" not in whole.summary()
+    assert not {"train", "val"} & found.labels.keys()
+    assert not found.train.flags.writeable and not found.val.flags.writeable
+    assert sorted(values(opened(source, most_val=99).train)) == sorted(values(whole.train))
+
+
 def test_folders_of_images_stay_what_they_are(tmp_path):
     folder = tmp_path / "in"
     (folder / "train").mkdir(parents=True)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from matfill import checkpoint, recipes, training
 from matfill.config import TrainConfig
+from matfill.data import open_for
 from matfill.errors import ConfigError, DataError, MatfillError, WeightsError
 from matfill.trainer import CHECKPOINT_NAME, MOST_SKIPS, Trainer, load_checkpoint
 from tests.tiny import holes, images, tiny_config, tiny_model
@@ -229,6 +230,19 @@ def test_init_starts_from_weights_and_says_so(folder, tmp_path):
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert card["training"]["init"]["training"]["updates"] == CONFIG.updates
+
+
+def test_weights_know_which_validation_images_they_were_trained_on(tmp_path):
+    source, draw = tmp_path / "in", np.random.default_rng(0)
+    source.mkdir()
+    for split in ("train", "val"):
+        np.save(source / f"{split}.npy", draw.integers(0, 256, (10, 8, 8, 3), np.uint8))
+    run(source, tmp_path / "out", changes={"updates": 1, "most_val": 3})
+    run(source, tmp_path / "out", resume=True, changes={"updates": 2})
+    model, card = checkpoint.load_weights(tmp_path / "out")
+    assert card["data"]["images"] == {"train": 17, "val": 3, "test": 0} and card["validation"]["images"] == 3
+    found = open_for(source, model.config, card, cache=tmp_path / "cache")
+    assert len(found.val) == 3 and found.fingerprint == card["data"]["fingerprint"]
 
 
 def test_a_run_of_the_inference_stacks_alone_keeps_the_generator_bit_by_bit(folder, tmp_path):
