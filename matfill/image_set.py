@@ -29,7 +29,7 @@ class ImageSet:
     val: np.ndarray
     test: np.ndarray
     origin: Mapping[str, str]  #: of each split: "folder" (it was given), "train" (taken from train), "all" or "none"
-    settings: Mapping[str, Any]  #: size, channels, fit, seed; and most_val, where `keeping` was called
+    settings: Mapping[str, Any]  #: size, channels, fit, seed; and what `keeping` adds
     fingerprint: str  #: of the split and every pixel; the same on any machine
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)  #: (N,) of each split whose classes are known
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: of the files, where every image is one
@@ -50,6 +50,7 @@ class ImageSet:
         """The same images with no more than `most_val` for validation, at random by the seed; the others join `train`.
 
         Those two splits are then copies in memory. Of the labels and names only those of the test images are kept.
+        The settings remember `most_val`, and in `whole` the fingerprint of all the images as they were.
         """
         order = np.random.default_rng(self.settings["seed"]).permutation(len(self.val))
         kept, joining = np.sort(order[:most_val]), np.sort(order[most_val:])
@@ -60,7 +61,7 @@ class ImageSet:
             self,
             train=train,
             val=val,
-            settings={**self.settings, "most_val": most_val},
+            settings={**self.settings, "most_val": most_val, "whole": self.fingerprint},
             fingerprint=hashlib.sha256(f"{self.fingerprint} {most_val}".encode()).hexdigest()[:16],
             labels={split: rows for split, rows in self.labels.items() if split == "test"},
             names={split: rows for split, rows in self.names.items() if split == "test"},

@@ -237,12 +237,26 @@ def test_weights_know_which_validation_images_they_were_trained_on(tmp_path):
     source.mkdir()
     for split in ("train", "val"):
         np.save(source / f"{split}.npy", draw.integers(0, 256, (10, 8, 8, 3), np.uint8))
+
+    def as_trained(weights):
+        model, card = checkpoint.load_weights(weights)
+        return open_for(source, model.config, card, cache=tmp_path / "cache")
+
     run(source, tmp_path / "out", changes={"updates": 1, "most_val": 3})
     run(source, tmp_path / "out", resume=True, changes={"updates": 2})
-    model, card = checkpoint.load_weights(tmp_path / "out")
+    card = checkpoint.load_weights(tmp_path / "out")[1]
     assert card["data"]["images"] == {"train": 17, "val": 3, "test": 0} and card["validation"]["images"] == 3
-    found = open_for(source, model.config, card, cache=tmp_path / "cache")
+    found = as_trained(tmp_path / "out")
     assert len(found.val) == 3 and found.fingerprint == card["data"]["fingerprint"]
+    for most in ({}, {"most_val": 4}):
+        with pytest.raises(ConfigError, match=r"all but 3 of the validation images.*most_val=3"):
+            run(source, tmp_path / "next", init=str(tmp_path / "out"), changes={"updates": 1, **most})
+    run(source, tmp_path / "fewer", init=str(tmp_path / "out"), changes={"updates": 1, "most_val": 2})
+    seen = {image.tobytes() for image in found.train}
+    fewer = as_trained(tmp_path / "fewer")
+    assert len(fewer.val) == 2 and not seen & {image.tobytes() for image in fewer.val}
+    np.save(source / "val.npy", np.load(source / "val.npy")[::-1])  # other data, as far as anybody can know
+    run(source, tmp_path / "others", init=str(tmp_path / "out"), changes={"updates": 1})
 
 
 def test_a_run_of_the_inference_stacks_alone_keeps_the_generator_bit_by_bit(folder, tmp_path):
