@@ -57,24 +57,24 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.batch, self.seed, self.flip, self.warp, self.binary = batch, seed, flip, warp, binary
         self._sampler = masks.parse(mask)
         self._sampler.sample(*images.shape[1:3], np.random.default_rng(0))  # a mask that does not fit fails here
-        self._share = range(rank * (batch // world), (rank + 1) * (batch // world))
+        self._share = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self._orders: dict[int, np.ndarray] = {}
 
     def __getitem__(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.images[[self._row(update * self.batch + place) for place in self._share]]
+        places = range(self.batch)[self._share]
+        rows = self.images[[self._row(update * self.batch + place) for place in places]]
         if self.flip:
-            flipped = np.random.default_rng((_FLIP, self.seed, update)).random(self.batch) < 0.5
-            flipped = flipped[self._share.start : self._share.stop]
+            flipped = np.random.default_rng((_FLIP, self.seed, update)).random(self.batch)[self._share] < 0.5
             rows[flipped] = rows[flipped, :, ::-1]
         if self.warp:
             draw = np.random.default_rng((_WARP, self.seed, update))
             changes = draw.uniform(-self.warp, self.warp, (self.batch, 2, 2))
-            rows = warped(rows, np.eye(2) + changes[self._share.start : self._share.stop])
+            rows = warped(rows, np.eye(2) + changes[self._share])
         if self.binary:
             draw = np.random.default_rng((_BINARY, self.seed, update))  # one for all: one for each takes thrice as long
             chances = draw.random((self.batch, *rows.shape[1:]), np.float32)
-            rows = binarise(rows, chances[self._share.start : self._share.stop])
-        seeds = [(_MASK, self.seed, update, place) for place in self._share]
+            rows = binarise(rows, chances[self._share])
+        seeds = [(_MASK, self.seed, update, place) for place in places]
         return _to_tensors(rows, masks.sample_batch(self._sampler, *rows.shape[1:3], seeds))
 
     def _row(self, position: int) -> int:
