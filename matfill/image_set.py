@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from matfill.errors import ConfigError
+
 SPLITS = ("test", "val", "train")  # in the order of their rows
 VAL_SHARE, TEST_SHARE = 0.05, 0.05  # of the images, where nothing says which is which
 
@@ -66,6 +68,20 @@ class ImageSet:
             labels={split: rows for split, rows in self.labels.items() if split == "test"},
             names={split: rows for split, rows in self.names.items() if split == "test"},
         )
+
+    def require_unseen(self, trained: Mapping[str, Any]) -> None:
+        """ConfigError where images that are for validation here had become training images of weights, by `keeping`.
+
+        `trained` is the summary of the images that the weights were trained on.
+        """
+        if "most_val" not in trained or trained.get("whole") != self.settings.get("whole", self.fingerprint):
+            return
+        kept, most_val = trained["most_val"], self.settings.get("most_val")
+        if most_val is None or most_val > kept:
+            raise ConfigError(
+                f"most_val is {most_val}; the weights to start from were trained on all but {kept} of the validation "
+                f"images of this data: set most_val={kept}, or less"
+            )
 
 
 def split_of(name: str) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -108,7 +107,7 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         take_over(model, start)
 
     def build(data: ImageSet, device: torch.device) -> tuple[Trainer, Card]:
-        require_unseen(data.summary(), start_card.get("data", {}))
+        data.require_unseen(start_card.get("data", {}))
         if not config.inference_only:  # else it is the generator's, trained on whatever that was trained on
             model.mean_image.copy_(mean_image(data.train))
         training = {"source": source_version(), "recipe": recipe, "paper": paper}
@@ -117,19 +116,6 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         return Trainer(model, config, device), {"data": data.summary(), "training": training}
 
     return Plan(model_config, config, build)
-
-
-def require_unseen(data: Card, trained: Card) -> None:
-    """ConfigError where images that are for validation now are among those that the weights to start from had to
-    train on; both are summaries of an ImageSet."""
-    if "most_val" not in trained or data.get("whole", data["fingerprint"]) != trained.get("whole"):
-        return
-    if data.get("most_val", math.inf) > trained["most_val"]:
-        raise ConfigError(
-            f"most_val is {data.get('most_val')}; the weights to start from were trained on all but "
-            f"{trained['most_val']} of the validation images of this data: add --set most_val={trained['most_val']}, "
-            "or less"
-        )
 
 
 @torch.no_grad()
