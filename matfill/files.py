@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from matfill.errors import ImageError
+from matfill.errors import MatfillError
 
 LINKS = "/proc/self/fd"  # Linux has a link here to each open file
 
@@ -82,7 +82,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ImageError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise MatfillError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def walk(

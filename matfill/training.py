@@ -25,7 +25,7 @@ from matfill.config import ModelConfig, TrainConfig
 from matfill.data import open_data
 from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MatfillError
-from matfill.files import write_atomic
+from matfill.files import make_folder, write_atomic
 from matfill.image_set import ImageSet
 from matfill.model import MatNet
 from matfill.processes import agree, in_turns, process_group, stop_requests
@@ -211,10 +211,6 @@ def training_images(source: Path, out: Path, plan: Plan, report: Report) -> Imag
     def progress(done: int, total: int) -> None:
         report({"event": "decode", "done": done, "total": total})
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the run folder {out}: {error.strerror}") from None
     data = open_data(
         source,
         size=plan.model.image_size,
@@ -311,6 +307,7 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
         world=trainer.world,
     )
     held = heldout(data.val, config.holdout, config.mask, config.seed, binary=binary)
+    in_turns(lambda: make_folder(folder))  # not before: a run that is refused leaves nothing behind
     journal = Journal(folder, trainer, report) if trainer.rank == 0 else None
 
     def checkpoint() -> None:

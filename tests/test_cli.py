@@ -429,6 +429,7 @@ def test_train_needs_a_folder_with_images(matfill, tmp_path):
         assert code == 1
         assert str(folder) in error
         assert error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from tiny import refuse
 
 from matfill import files
-from matfill.errors import ImageError
+from matfill.errors import MatfillError
 from matfill.files import atomic_file, make_folder, walk, write_atomic
 
 UNNAMED = hasattr(os, "O_TMPFILE") and os.path.isdir(files.LINKS)
@@ -83,7 +83,7 @@ def test_a_folder_is_made_with_those_above_it(tmp_path):
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match="cannot make the folder"):
+    with pytest.raises(MatfillError, match="cannot make the folder"):
         make_folder(tmp_path / "file" / "b")
 
 

@@ -251,6 +251,9 @@ def test_weights_know_which_validation_images_they_were_trained_on(tmp_path):
     for most in ({}, {"most_val": 4}):
         with pytest.raises(ConfigError, match=r"all but 3 of the validation images.*most_val=3"):
             run(source, tmp_path / "next", init=str(tmp_path / "out"), changes={"updates": 1, **most})
+    assert not (tmp_path / "next").exists()
+    with pytest.raises(MatfillError, match="cannot make the folder"):
+        run(source, source / "val.npy" / "run", changes={"updates": 1})
     run(source, tmp_path / "fewer", init=str(tmp_path / "out"), changes={"updates": 1, "most_val": 2})
     seen = {image.tobytes() for image in found.train}
     fewer = as_trained(tmp_path / "fewer")
