@@ -232,6 +232,12 @@ def test_init_starts_from_weights_and_says_so(folder, tmp_path):
     assert card["training"]["init"]["training"]["updates"] == CONFIG.updates
 
 
+def test_a_run_says_that_it_cannot_make_its_folder(tmp_path):
+    np.save(tmp_path / "train.npy", np.zeros((10, 8, 8, 3), np.uint8))
+    with pytest.raises(MatfillError, match=r"cannot make the folder .*run"):
+        run(tmp_path / "train.npy", tmp_path / "train.npy" / "run", changes={"updates": 1})
+
+
 def test_weights_know_which_validation_images_they_were_trained_on(tmp_path):
     source, draw = tmp_path / "in", np.random.default_rng(0)
     source.mkdir()
@@ -252,8 +258,6 @@ def test_weights_know_which_validation_images_they_were_trained_on(tmp_path):
         with pytest.raises(ConfigError, match=r"all but 3 of the validation images.*most_val=3"):
             run(source, tmp_path / "next", init=str(tmp_path / "out"), changes={"updates": 1, **most})
     assert not (tmp_path / "next").exists()
-    with pytest.raises(MatfillError, match="cannot make the folder"):
-        run(source, source / "val.npy" / "run", changes={"updates": 1})
     run(source, tmp_path / "fewer", init=str(tmp_path / "out"), changes={"updates": 1, "most_val": 2})
     seen = {image.tobytes() for image in found.train}
     fewer = as_trained(tmp_path / "fewer")
