@@ -4,19 +4,19 @@
     torchrun --nproc-per-node 2 benchmarks/compare_weights.py mnist mnist-fc runs/mnist-fc --split val
 
 Images differ from one another by far more than weights do, so the standard error of a difference, taken image by image,
-is a tenth or less of that of either score. `matfill eval` scores a run on the validation images that the run itself
+is a tenth or so of that of either score. `matfill eval` scores a run on the validation images that the run itself
 set aside; here all weights are scored on those of the first. If others were trained on some of these, that is not seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from inpainting_quality import mean_and_error
 from machine import machine
 from torch import Tensor
 
@@ -39,8 +39,8 @@ def kind_of(config: ModelConfig) -> str:
 
 def difference(nats: Tensor, base: Tensor) -> str:
     """Mean and standard error of nats - base, both (N,) and of the same images."""
-    change = nats - base
-    return f"{float(change.mean()):+.3f} ± {float(change.std()) / math.sqrt(len(change)):.3f}"
+    mean, error = mean_and_error((nats - base).numpy())
+    return f"{mean:+.3f} ± {error:.3f}"
 
 
 def row(name: str, found: Scores, base: Scores) -> str:
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="of images, holes, binarisation and noise (default: %(default)s)")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="(default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.count < 2:
+        parser.error(f"--images is {options.count}; a standard error takes two or more")
     try:
         compare(options)
     except MatfillError as error:
@@ -86,7 +88,8 @@ def compare(options: argparse.Namespace) -> None:
         binary = model.config.output == "bernoulli"
         images, missing = heldout(split, options.count, options.mask, options.seed, binary=binary)
         if is_first():
-            print(f"{machine(device)}; {precision}; {len(images)} {options.split} images, nats per image\n")
+            what = f"{len(images)} {options.split} images, mask {options.mask}, nats per image"
+            print(f"{machine(device)}; {precision}; {what}\n")
             head = f"weights | bound, k = {options.samples} | difference | free energy | difference"
             print(f"| {head} |\n|---|---|---|---|---|", flush=True)
         base = None

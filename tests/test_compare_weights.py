@@ -63,3 +63,9 @@ def test_other_outputs_are_not_compared(digits, tmp_path, capsys):
     shown = capsys.readouterr()
     assert not shown.out
     assert shown.err.startswith(f"error: {two} scores gaussian images of 1 x 8 x 8, {one} bernoulli ")
+
+
+def test_one_image_is_too_few(digits, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        compare.main([str(digits), "mnist-fc", "--images", "1"])
+    assert "--images is 1; a standard error takes two or more" in capsys.readouterr().err
