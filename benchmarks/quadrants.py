@@ -136,7 +136,7 @@ def fit(model: NeuralNetwork | ConditionalVAE, images: np.ndarray, minutes: floa
     batches = TrainBatches(images, mask=ANY, batch=256, seed=0, binary=True)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     start = time.monotonic()
-    for x, missing in DataLoader(batches, batch_size=None, sampler=range(2**62)):
+    for x, missing, _ in DataLoader(batches, batch_size=None, sampler=range(2**62)):
         done = (time.monotonic() - start) / (60 * minutes)
         if done >= 1:
             break

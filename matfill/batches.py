@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from matfill import masks
+from matfill.config import WARP_VALUES
 from matfill.errors import ConfigError, DataError
 
 # The first word of every seed: draws for different ends never share a stream.
@@ -22,14 +23,15 @@ _ORDER, _FLIP, _MASK, _HELDOUT, _BINARY, _WARP = range(6)
 GPU_LOADERS = 2  # processes that make batches beside a GPU; beside CPUs they would only take time from training
 
 
-class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """The batches of a run: `batches[update]` is (images, missing) of one update, for one of `world` processes.
+class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+    """The batches of a run: `batches[update]` is (images, missing, warp) of one update, for one of `world` processes.
 
-    images uint8 (batch / world, C, H, W); missing bool (batch / world, 1, H, W), True = to be predicted. Both depend on
-    the seed, the update and the place in the whole batch alone: nothing is remembered from one update to the next, and
-    the processes' shares, laid end to end, are what a single process sees. Every image is seen once per epoch, in an
-    order of that epoch's own; a batch may straddle two epochs. With `warp`, each goes through a linear map of its own,
-    with entries up to that far from the identity's; with `binary`, pixels are binarised afresh every time.
+    images uint8 (batch / world, C, H, W); missing bool (batch / world, 1, H, W), True = to be predicted; warp float
+    (batch / world, WARP_VALUES), what MatNet.encode takes. They depend on the seed, the update and the place in the
+    whole batch alone: nothing is remembered from one update to the next, and the processes' shares, laid end to end,
+    are what a single process sees. Every image is seen once per epoch, in an order of that epoch's own; a batch may
+    straddle two epochs. With `warp`, each, or a share of them, goes through a linear map of its own, with entries up to
+    that far from the identity's; with `binary`, pixels are binarised afresh every time.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int,
         flip: bool = False,
         warp: float = 0.0,
+        warp_share: float = 1.0,
         binary: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -54,28 +57,33 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             count = len(images)
             raise DataError(f"{count} images are too few for a batch of {batch}: add some, or lower batch to {count}")
         self.images = images
-        self.batch, self.seed, self.flip, self.warp, self.binary = batch, seed, flip, warp, binary
+        self.batch, self.seed, self.flip, self.binary = batch, seed, flip, binary
+        self.warp, self.warp_share = warp, warp_share
         self._sampler = masks.parse(mask)
         self._sampler.sample(*images.shape[1:3], np.random.default_rng(0))  # a mask that does not fit fails here
         self._share = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self._orders: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, update: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         places = range(self.batch)[self._share]
         rows = self.images[[self._row(update * self.batch + place) for place in places]]
         if self.flip:
             flipped = np.random.default_rng((_FLIP, self.seed, update)).random(self.batch)[self._share] < 0.5
             rows[flipped] = rows[flipped, :, ::-1]
+        warp = np.zeros((len(rows), WARP_VALUES), np.float32)
         if self.warp:
             draw = np.random.default_rng((_WARP, self.seed, update))
-            changes = draw.uniform(-self.warp, self.warp, (self.batch, 2, 2))
-            rows = warped(rows, np.eye(2) + changes[self._share])
+            changes = draw.uniform(-self.warp, self.warp, (self.batch, 2, 2))[self._share]
+            chosen = draw.random(self.batch)[self._share] < self.warp_share
+            rows[chosen] = warped(rows[chosen], np.eye(2) + changes[chosen])
+            warp[chosen] = np.insert(10 * changes[chosen].reshape(-1, 4), 0, 1, axis=1)
         if self.binary:
             draw = np.random.default_rng((_BINARY, self.seed, update))  # one for all: one for each takes thrice as long
             chances = draw.random((self.batch, *rows.shape[1:]), np.float32)
             rows = binarise(rows, chances[self._share])
         seeds = [(_MASK, self.seed, update, place) for place in places]
-        return _to_tensors(rows, masks.sample_batch(self._sampler, *rows.shape[1:3], seeds))
+        missing = masks.sample_batch(self._sampler, *rows.shape[1:3], seeds)
+        return *_to_tensors(rows, missing), torch.from_numpy(warp)
 
     def _row(self, position: int) -> int:
         """The image at `position` of the endless sequence of epochs."""
@@ -86,7 +94,7 @@ class TrainBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return int(self._orders[epoch][place])
 
 
-def loader(batches: TrainBatches, update: int, device: torch.device) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+def loader(batches: TrainBatches, update: int, device: torch.device) -> DataLoader[tuple[torch.Tensor, ...]]:
     """The batches from that update on, one after the other, for training on `device`."""
     gpu = device.type == "cuda"
     updates, workers = range(update, 2**62), GPU_LOADERS if gpu else 0
@@ -100,6 +108,8 @@ def warped(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     Each channel of a result has the very values of its image's, put where the resampled ones have the same rank:
     resampling blurs, and of a blurred digit more pixels are a matter of chance when it is binarised.
     """
+    if not len(images):
+        return images
     pixels = np.array(images.transpose(0, 3, 1, 2), order="C")
     theta = F.pad(torch.from_numpy(maps).float(), (0, 1))
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)

@@ -19,6 +19,7 @@ FILLS = ("mean", "push-pull")
 UPDATES = ("residual", "gru")
 PRECISIONS = ("float32", "bfloat16")
 FITS = ("crop", "squeeze", "patches")
+WARP_VALUES = 5  # that tell how an image was warped, see MatNet.encode
 
 #: What `--mask` takes of photos, and below what masks.parse understands, which it takes everywhere. Both are here
 #: because the command line shows them without importing numpy.
@@ -129,6 +130,7 @@ class ModelConfig(_Config):
     flat_channels: int = 16  #: channels kept on the way into and out of a 1x1 level; 0 keeps all (paper)
     bounded_latents: bool = True  #: means and log-variances of z are softly bounded
     branch_scale: float = 0.5  #: initial scale of residual branches; the paper's is 1
+    sees_warp: bool = False  #: told how each image of training was warped, so that it learns them apart from true ones
 
     def __post_init__(self) -> None:
         if isinstance(self.levels, (list, tuple)):
@@ -160,6 +162,7 @@ class ModelConfig(_Config):
             _require(self.stages == 1, self, "stages", "1 with conditional False")
             _require(not self.merge_to_top_down, self, "merge_to_top_down", "False with conditional False")
         _require(not self.ladder or self.update == "residual", self, "update", "'residual' with ladder True")
+        _require(not self.ladder or not self.sees_warp, self, "sees_warp", "False with ladder True")
         _require(self.mixtures >= 1, self, "mixtures", "a whole number from 1")
         _require(self.mixtures == 1 or self.output == "logistic", self, "mixtures", f"1 with output {self.output!r}")
         _require(self.autoregression >= 0, self, "autoregression", "a whole number from 0")
@@ -193,6 +196,7 @@ class ModelConfig(_Config):
             pixel_shuffle=False,
             flat_channels=0,
             branch_scale=1.0,
+            sees_warp=False,
         )
 
 
@@ -229,6 +233,7 @@ class TrainConfig(_Config):
     hinted: float = 0.0  #: share of images whose hole is known at half the resolution, as when a large one is filled
     flip: bool = False  #: mirror images left to right at random
     warp: float = 0.0  #: turn, stretch, shear images at random, by up to this share of the distance from the centre
+    warp_share: float = 1.0  #: share of images that `warp` is for
     most_val: int | None = None  #: how many validation images stay such; training has the others; None for all
     holdout: int = 512  #: held-out images scored at each evaluation
     checkpoint_minutes: float = 5.0  #: between checkpoints, evaluations on held-out images included
@@ -265,6 +270,7 @@ class TrainConfig(_Config):
         )
         _require(0 <= self.hinted <= 1, self, "hinted", "a number from 0 to 1")
         _require(0 <= self.warp <= 0.3, self, "warp", "a number from 0 to 0.3")
+        _require(0 <= self.warp_share <= 1, self, "warp_share", "a number from 0 to 1")
         _require(0 <= self.decay <= 1, self, "decay", "a number from 0 to 1")
         _require(0 <= self.ema < 1, self, "ema", "a number from 0 to below 1")
         _require(self.clip > 0, self, "clip", "a number above 0")

@@ -93,6 +93,7 @@ class Encoded:
     seen: Tensor | None  #: what the first stage sees; None where the model is unconditional
     states: tuple[States | None, States | None]  #: of the first stage's generator and inference stack
     look: Tensor | None  #: the local autoregression's, at the true image
+    warp: Tensor | None  #: how each image was warped, (B, WARP_VALUES); None where none was
 
 
 class Stage(nn.Module):
@@ -125,6 +126,7 @@ class Stage(nn.Module):
         states: tuple[States | None, States | None],
         source: LatentSource,
         stage: int,
+        warp: Tensor | None,
     ) -> tuple[Tensor, list[Latent]]:
         """Output (B, P + features, H, W) and the stage's latents."""
         generator, inference = states
@@ -134,6 +136,7 @@ class Stage(nn.Module):
             self.generator.start(generator),
             source,
             stage=stage,
+            warp=warp,
             inference=self.inference.start(inference) if inference else None,
         )
         return self.output(h_td, seen), latents
@@ -170,9 +173,13 @@ class MatNet(nn.Module):
             return torch.where(missing, self.mean_image.to(x.dtype), x)
         return push_pull(x, missing)
 
-    def encode(self, x: Tensor, missing: Tensor, *, infer: bool, hint: Hint | None = None) -> Encoded:
+    def encode(
+        self, x: Tensor, missing: Tensor, *, infer: bool, hint: Hint | None = None, warp: Tensor | None = None
+    ) -> Encoded:
         """All that does not depend on a latent. Only with `infer` is x looked at where it is missing.
 
+        `warp` (B, WARP_VALUES) says of images of training how each was warped: 1 where it was, else 0, and the entries
+        of its linear map less the identity's, in tenths. It makes a difference to models that see it (`sees_warp`).
         MaskError where the model is unconditional and not all is missing.
         """
         conditional = self.config.conditional
@@ -185,7 +192,7 @@ class MatNet(nn.Module):
         seen = _seen(filled, unknown) if conditional else None
         states = self.stages[0].encode(seen, x if infer else None)
         look = self.autoregression.look(x) if infer and self.autoregression else None
-        return Encoded(x, missing, unknown, filled, infer, seen, states, look)
+        return Encoded(x, missing, unknown, filled, infer, seen, states, look, warp)
 
     def decode(self, encoded: Encoded, source: LatentSource, noise: Noise, *, autoregress: bool = True) -> Trace:
         """One sample of all latents, and the distribution of the missing pixels.
@@ -203,7 +210,7 @@ class MatNet(nn.Module):
                 guess = guess.mean.movedim(-1, 1).clamp(0, 1)
                 seen = _seen(torch.where(missing, guess, x), encoded.unknown)
                 states = stage.encode(seen, x if encoded.infer else None)
-            update, found = stage.decode(len(x), seen, states, source, number)
+            update, found = stage.decode(len(x), seen, states, source, number, encoded.warp)
             output = update if output is None else output + update
             latents += found
         chosen = missing.flatten().nonzero()[:, 0] if self.config.conditional else None

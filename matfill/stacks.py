@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from matfill.config import ModelConfig
+from matfill.config import WARP_VALUES, ModelConfig
 from matfill.distributions import GaussianMixture, to_uniform
 from matfill.layers import Down, ImageInput, Up
 from matfill.modules import (
@@ -195,14 +195,23 @@ class TopDownPath(nn.Module):
             self.register_buffer("start", start)
         else:
             self.start = nn.Parameter(start)
+        self.warp = nn.Linear(WARP_VALUES, levels[0].channels, bias=False) if config.sees_warp else None
+        if self.warp:
+            nn.init.zeros_(self.warp.weight)  # so that weights without it can be gone on from as they are
         self.levels = ModuleGrid(LadderTopDown if config.ladder else TopDown, config, self.counts)
         self.ups = nn.ModuleList(Up(a, b, config) for a, b in pairwise(levels))
 
-    def first_state(self, batch: int) -> Tensor:
-        """h_td before the first module, (batch, C, S, S), in the precision of the networks."""
+    def first_state(self, batch: int, warp: Tensor | None = None) -> Tensor:
+        """h_td before the first module, (batch, C, S, S), in the precision of the networks.
+
+        With `sees_warp` it depends on how images were warped, and so does all that follows from it, p as well as q: the
+        model learns from warped images without taking them for true ones (Jun et al. 2020, "Distribution Augmentation
+        for Generative Modeling").
+        """
         device = self.start.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.start.dtype
-        return self.start.to(dtype).expand(batch, -1, -1, -1)
+        state = self.start.to(dtype).expand(batch, -1, -1, -1)
+        return state if self.warp is None or warp is None else state + self.warp(warp)[:, :, None, None]
 
 
 def descend(
@@ -212,13 +221,14 @@ def descend(
     source: LatentSource,
     *,
     stage: int = 0,
+    warp: Tensor | None = None,
     inference: Merging | None = None,
 ) -> tuple[Tensor, list[Latent]]:
     """Walk down all levels, drawing every z from `source`; the only such loop, for training, scoring and generation.
 
     Returns the final top-down state h_td (B, C, S, S) of the finest level, and every module's latents in order.
     """
-    h_td = path.first_state(batch)
+    h_td = path.first_state(batch, warp)
     latents: list[Latent] = []
     for level, count in enumerate(path.counts):
         if level:

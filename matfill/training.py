@@ -28,9 +28,10 @@ from matfill.errors import ConfigError, DataError, MatfillError
 from matfill.files import make_folder, write_atomic
 from matfill.image_set import ImageSet
 from matfill.model import MatNet
+from matfill.objective import heldout_scores, summarise
 from matfill.processes import agree, in_turns, process_group, stop_requests
 from matfill.provenance import source_version
-from matfill.trainer import CHECKPOINT_NAME, Trainer, heldout_scores, load_checkpoint, summarise
+from matfill.trainer import CHECKPOINT_NAME, Trainer, load_checkpoint
 
 LOG_SECONDS = 10.0
 LENGTH = {"minutes", "updates"}  # fields of TrainConfig of which one is given
@@ -302,6 +303,7 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
         seed=config.seed,
         flip=config.flip,
         warp=config.warp,
+        warp_share=config.warp_share,
         binary=binary,
         rank=trainer.rank,
         world=trainer.world,
@@ -320,11 +322,11 @@ def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Re
     with stop_requests() as asked:
         stop = False
         last = saved = time.monotonic()
-        for images, missing in loader(batches, progress.update, trainer.device):
+        for images, missing, warp in loader(batches, progress.update, trainer.device):
             if stop or trainer.share_done() >= 1:
                 break
             skipped = progress.skipped
-            sums, norm = trainer.step(images, missing)
+            sums, norm = trainer.step(images, missing, warp)
             now = time.monotonic()
             seconds = now - last if trainer.rank == 0 else 0.0  # of the others, some went into waiting for it to save
             progress.seconds, stop = agree(trainer.device, progress.seconds + seconds, float(asked()))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from matfill.batches import TrainBatches, binarised, heldout, loader, mean_image, warped
+from matfill.config import WARP_VALUES
 from matfill.errors import ConfigError, DataError, MaskError
 
 
@@ -25,9 +26,10 @@ def numbers(batch):
 
 def test_a_batch_has_the_promised_shapes():
     images = np.zeros((9, 6, 8, 3), np.uint8)
-    pixels, missing = TrainBatches(images, mask="left", batch=4, seed=0)[0]
+    pixels, missing, warp = TrainBatches(images, mask="left", batch=4, seed=0)[0]
     assert pixels.dtype == torch.uint8 and pixels.shape == (4, 3, 6, 8) and pixels.is_contiguous()
     assert missing.dtype == torch.bool and missing.shape == (4, 1, 6, 8)
+    assert warp.dtype == torch.float32 and torch.equal(warp, torch.zeros(4, WARP_VALUES))
     assert missing[..., :4].all() and not missing[..., 4:].any()
 
 
@@ -51,7 +53,7 @@ def test_an_update_does_not_depend_on_those_before():
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_processes_shares_make_up_the_whole_batch(world):
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True, "warp": 0.1}
+    options = {"mask": "strokes", "batch": 8, "seed": 3, "flip": True, "warp": 0.1, "warp_share": 0.5}
     whole = TrainBatches(images, **options)
     shares = [TrainBatches(images, **options, rank=rank, world=world) for rank in range(world)]
     for update in range(6):
@@ -114,6 +116,23 @@ def test_warp_changes_every_image_a_little_and_each_time_anew():
     for moved, at in ((rows, -9), (columns, 10)):
         assert moved.std() > 0.3 and (moved - at).abs().max() < 3
     assert (dot[:, 5, 24] == 255).all()  # the images themselves stay as they are
+
+
+def test_a_share_of_the_images_is_warped_and_each_says_by_what_map():
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+    options = {"mask": "top", "batch": 40, "seed": 0}
+    plain = TrainBatches(images, **options)[3][0].numpy()
+    moved, _, warp = TrainBatches(images, **options, warp=0.2, warp_share=0.5)[3]
+    flags, tenths = warp[:, 0].numpy() == 1, warp[:, 1:].numpy().astype(np.float64)
+    assert 8 < flags.sum() < 32 and (warp[~flags] == 0).all()
+    assert np.array_equal(moved.numpy()[~flags], plain[~flags])
+    maps = np.eye(2) + tenths[flags].reshape(-1, 2, 2) / 10
+    assert 0.15 < np.abs(maps - np.eye(2)).max() <= 0.2
+    expected = warped(plain[flags].transpose(0, 2, 3, 1), maps).transpose(0, 3, 1, 2)
+    assert (moved.numpy()[flags] != expected).mean() < 0.01  # the maps are rounded to float32
+    assert not (moved.numpy()[flags] == plain[flags]).all((1, 2, 3)).any()
+    none = TrainBatches(images, **options, warp=0.2, warp_share=0.0)[3]
+    assert np.array_equal(none[0].numpy(), plain) and not none[2].any()
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory", "ignore:This DataLoader will create")

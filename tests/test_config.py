@@ -129,6 +129,7 @@ def test_counts_are_whole_numbers_from_1(field, value):
         ("channel_coupling", 1),
         ("pixel_shuffle", "yes"),
         ("narrow_concat", None),
+        ("sees_warp", 0.1),
         ("levels", []),
         ("levels", ()),
         ("levels", None),
@@ -148,11 +149,11 @@ def test_an_unconditional_model_refuses(field, value):
     assert_refused(tiny_config(conditional=False), field, value)
 
 
-@pytest.mark.parametrize(("field", "value"), [("update", "gru"), ("conditional", True)])
+@pytest.mark.parametrize(("field", "value"), [("update", "gru"), ("sees_warp", True), ("conditional", True)])
 def test_a_ladder_network_is_an_unconditional_model_with_updates_of_its_own(field, value):
     config = tiny_config(conditional=False, ladder=True)
     with pytest.raises(
-        ConfigError, match=r"ModelConfig\.(update|ladder) is .*; allowed: .* with (ladder|conditional) True"
+        ConfigError, match=r"ModelConfig\.(update|sees_warp|ladder) is .*; allowed: .* with (ladder|conditional) True"
     ):
         dataclasses.replace(config, **{field: value})
 
@@ -249,6 +250,8 @@ def test_only_logistics_are_mixed(output):
         ("flip", 1),
         ("warp", -0.1),
         ("warp", 0.4),
+        ("warp_share", -0.1),
+        ("warp_share", 1.1),
         ("holdout", 0),
         ("checkpoint_minutes", 0),
         ("mask", 20),
@@ -276,7 +279,7 @@ def test_a_whole_number_may_stand_for_any_number():
 
 def test_paper_turns_every_improvement_off():
     """And leaves what the model is for alone."""
-    config = tiny_config(mixtures=3, stages=1, autoregression=2, update="gru", shared_modules=True)
+    config = tiny_config(mixtures=3, stages=1, autoregression=2, update="gru", shared_modules=True, sees_warp=True)
     paper = config.paper()
     names = [field.name for field in dataclasses.fields(config)]
     kept = {name for name in names if getattr(config, name) == getattr(paper, name)}

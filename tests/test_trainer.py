@@ -1,6 +1,7 @@
 """The update: what is minimised and reported, steps on the model's own samples, and how a run goes on from them."""
 
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from tiny import holes, images, seeded_noise, tiny_model
 
 from matfill import bounds
-from matfill.config import Level, TrainConfig
+from matfill.config import WARP_VALUES, Level, TrainConfig
 from matfill.errors import ConfigError
 from matfill.model import enlarge_twice, halve
+from matfill.objective import Objective, heldout_scores, summarise
 from matfill.stacks import from_latents, from_posterior
-from matfill.trainer import Objective, Trainer, heldout_scores, load_checkpoint, summarise
+from matfill.trainer import Trainer, load_checkpoint
 
 CPU = torch.device("cpu")
 MIXED = {"output": "bernoulli", "prior_components": 3}
@@ -239,6 +241,36 @@ def test_what_is_reported_has_the_rate_of_every_module(kind):
     assert found["bits_per_dim"] == pytest.approx(total / dims / math.log(2), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["unconditional", "mixture, gru", "conditional", "two stages"])
+def test_a_model_that_sees_warps_learns_from_them_and_scores_as_if_there_were_none(kind):
+    """Zeros at first: it is the model without. Then p and q of all latents but a z_0 of N(0, I) go by the warp."""
+    levels = (Level(1, 16, 2), Level(2, 16, 2, modules=2), Level(4, 16, 1))
+    plain, told = (tiny_model(levels=levels, **KINDS[kind], sees_warp=sees) for sees in (False, True))
+    told.load_state_dict(plain.state_dict(), strict=False)
+    trainer = Trainer(told.train(), CONFIG, CPU)
+    x, missing = batch(trainer)
+    warp = torch.linspace(-1, 1, 8 * WARP_VALUES).view(8, WARP_VALUES)
+
+    def trace(model, warp):
+        with torch.no_grad():
+            encoded = model.encode(x.float() / 255, missing, infer=True, warp=warp)
+            return model.decode(encoded, from_posterior(seeded_noise()), seeded_noise(1))
+
+    before = bounds.free_energy(trace(plain, None))
+    assert torch.equal(before, bounds.free_energy(trace(told, warp)))
+    trainer.step(x, missing, warp, noise=seeded_noise())
+    none, zeros, warped = (trace(told, values) for values in (None, torch.zeros_like(warp), warp))
+    assert torch.equal(bounds.free_energy(none), bounds.free_energy(zeros))
+    for a, b in zip(none.latents, warped.latents, strict=True):
+        assert not torch.equal(a.q.mean, b.q.mean)
+        first_prior = a is none.latents[0] and not told.config.conditional
+        assert first_prior or not torch.equal(a.p.mean, b.p.mean)
+    other = tiny_model(levels=levels, **KINDS[kind])
+    trainer = Trainer(other.train(), CONFIG, CPU)
+    trainer.step(x, missing, warp, noise=seeded_noise())
+    assert torch.equal(bounds.free_energy(trace(other, None)), bounds.free_energy(trace(other, warp)))
+
+
 def test_heldout_scores_have_them_too():
     model = tiny_model(conditional=False)
     x, missing = images(4).mul(255).round().byte(), torch.ones(4, 1, 8, 8, dtype=torch.bool)
@@ -374,9 +406,10 @@ def test_what_cannot_be_trained_is_refused_at_once(model, train, says):
 
 def hinted_objective(monkeypatch, config, count=8):
     """What the updates of a trainer say of who is hinted."""
+    place = list(inspect.signature(Objective.forward).parameters).index("hinted") - 1  # self is bound
     trainer, seen = Trainer(tiny_model().train(), config, torch.device("cpu")), []
     inner = trainer.objective.forward
-    monkeypatch.setattr(trainer.objective, "forward", lambda *args: seen.append(args[-1]) or inner(*args))
+    monkeypatch.setattr(trainer.objective, "forward", lambda *args: seen.append(args[place]) or inner(*args))
     for _ in range(count):
         trainer.step((images(config.batch) * 255).byte(), holes(config.batch))
     return seen

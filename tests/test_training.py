@@ -310,6 +310,16 @@ def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
     assert len(model.state_dict()[output]) != len(given[output])
 
 
+def test_a_run_on_warped_images_may_tell_the_model_how_they_were(folder, tmp_path):
+    run(folder, tmp_path / "first")
+    changes = {"warp": 0.1, "warp_share": 0.5, "sees_warp": True}
+    assert run(folder, tmp_path / "second", init=str(tmp_path / "first"), changes=changes) == "finished"
+    model, card = checkpoint.load_weights(tmp_path / "second")
+    assert card["recipe"]["warp_share"] == 0.5 and model.config.sees_warp
+    assert all(stage.path.warp.weight.abs().max() > 0 for stage in model.stages)
+    assert run(folder, tmp_path / "third", init=str(tmp_path / "second"), changes={"sees_warp": False}) == "finished"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [({"flat_channels": 4}, "only parts can be added"), ({"mixtures": 2}, "parameters for each pixel")],
