@@ -130,6 +130,7 @@ class ModelConfig(_Config):
     flat_channels: int = 16  #: channels kept on the way into and out of a 1x1 level; 0 keeps all (paper)
     bounded_latents: bool = True  #: means and log-variances of z are softly bounded
     branch_scale: float = 0.5  #: initial scale of residual branches; the paper's is 1
+    output_channels: int = 0  #: of the hidden layer before the output; 0 for as many as the finest level has
     sees_warp: bool = False  #: told how each image of training was warped, so that it learns them apart from true ones
 
     def __post_init__(self) -> None:
@@ -177,6 +178,13 @@ class ModelConfig(_Config):
         _require(self.fill in FILLS, self, "fill", ", ".join(FILLS))
         _require(self.flat_channels >= 0, self, "flat_channels", "a whole number from 0")
         _require(self.branch_scale > 0, self, "branch_scale", "a number above 0")
+        _require(self.output_channels >= 0, self, "output_channels", "a whole number from 0")
+        _require(
+            self.pixel_shuffle or not self.output_channels,
+            self,
+            "output_channels",
+            "0 with pixel_shuffle False: there is no such layer",
+        )
 
     @property
     def dims(self) -> int:
@@ -196,6 +204,7 @@ class ModelConfig(_Config):
             pixel_shuffle=False,
             flat_channels=0,
             branch_scale=1.0,
+            output_channels=0,
             sees_warp=False,
         )
 

@@ -176,11 +176,12 @@ class ImageOutput(nn.Module):
         finest = config.levels[-1]
         self.ratio, flat = config.image_size // finest.size, finest.size == 1
         self.shuffle = config.pixel_shuffle or flat
-        self.hidden = None
+        self.hidden, channels = None, finest.channels
         if config.pixel_shuffle:
-            self.hidden = Conv2d(finest.channels + inputs * self.ratio**2, finest.channels, 1 if flat else 3)
+            seen, channels = channels + inputs * self.ratio**2, config.output_channels or channels
+            self.hidden = Conv2d(seen, channels, 1 if flat else 3)
         if self.shuffle:
-            self.conv = Conv2d(finest.channels, parameters * self.ratio**2, 1, output=True)
+            self.conv = Conv2d(channels, parameters * self.ratio**2, 1, output=True)
         else:
             self.conv = Conv2d(finest.channels, parameters, 3, output=True)
 

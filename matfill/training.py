@@ -124,25 +124,28 @@ def take_over(model: MatNet, start: MatNet) -> None:
     """Set the parameters of `model` to those of `start` wherever both have them; the others stay as they are.
 
     Of a layer with more outputs in one of them, the first ones are taken over: so an autoregression's features are
-    added to a model's output, or left aside. ConfigError where anything else differs in shape, or the parameters of a
-    pixel's distribution, which come first, in number.
+    added to a model's output, or left aside, and channels to the layer before it, which the output does not look at to
+    begin with. ConfigError where anything else differs in shape, or the parameters of a pixel's distribution, which
+    come first, in number.
     """
-    given = start.state_dict()
+    given, wanted = start.state_dict(), model.state_dict()
     if model.parameters_per_pixel != start.parameters_per_pixel:
         raise ConfigError(
             f"the weights to start from have {start.parameters_per_pixel} parameters for each pixel, and the model "
             f"that --set describes {model.parameters_per_pixel}; leave output and mixtures as they are"
         )
-    for name, tensor in model.state_dict().items():
-        if name not in given:
-            continue
-        if tensor.shape[1:] != given[name].shape[1:]:
+    for name in (name for name in wanted if name in given):
+        tensor, known = wanted[name], given[name]
+        hidden = name.replace("output.conv.weight", "output.hidden.weight")
+        if hidden != name and hidden in wanted and hidden in given:
+            tensor[:, known.shape[1] :] = 0
+        elif tensor.shape[1:] != known.shape[1:]:
             raise ConfigError(
-                f"{name} is {tuple(given[name].shape)} in the weights to start from, and {tuple(tensor.shape)} in the "
-                "model that --set describes; only parts can be added to it or left out, such as an autoregression"
+                f"{name} is {tuple(known.shape)} in the weights to start from, and {tuple(tensor.shape)} in the model "
+                "that --set describes; only parts can be added to it or left out, such as an autoregression"
             )
-        shared = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, given[name].shape, strict=True))
-        tensor[shared] = given[name][shared]
+        shared = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, known.shape, strict=True))
+        tensor[shared] = known[shared]
 
 
 def resumed(out: Path, changes: dict[str, Any]) -> Plan:
