@@ -129,6 +129,8 @@ def test_counts_are_whole_numbers_from_1(field, value):
         ("channel_coupling", 1),
         ("pixel_shuffle", "yes"),
         ("narrow_concat", None),
+        ("output_channels", -1),
+        ("output_channels", 2.5),
         ("sees_warp", 0.1),
         ("levels", []),
         ("levels", ()),
@@ -156,6 +158,11 @@ def test_a_ladder_network_is_an_unconditional_model_with_updates_of_its_own(fiel
         ConfigError, match=r"ModelConfig\.(update|sees_warp|ladder) is .*; allowed: .* with (ladder|conditional) True"
     ):
         dataclasses.replace(config, **{field: value})
+
+
+def test_output_channels_are_of_a_layer_that_pixel_shuffle_brings():
+    assert tiny_config(output_channels=9).output_channels == 9
+    assert_refused(tiny_config(pixel_shuffle=False), "output_channels", 9)
 
 
 def test_autoregression_needs_an_output_that_it_knows():
@@ -279,7 +286,8 @@ def test_a_whole_number_may_stand_for_any_number():
 
 def test_paper_turns_every_improvement_off():
     """And leaves what the model is for alone."""
-    config = tiny_config(mixtures=3, stages=1, autoregression=2, update="gru", shared_modules=True, sees_warp=True)
+    config = tiny_config(mixtures=3, stages=1, autoregression=2, update="gru", shared_modules=True)
+    config = dataclasses.replace(config, output_channels=9, sees_warp=True)
     paper = config.paper()
     names = [field.name for field in dataclasses.fields(config)]
     kept = {name for name in names if getattr(config, name) == getattr(paper, name)}

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from matfill import checkpoint, recipes, training
+from matfill.bounds import free_energy
 from matfill.config import TrainConfig
 from matfill.data import open_for
 from matfill.errors import ConfigError, DataError, MatfillError, WeightsError
+from matfill.noise import gaussian_noise
 from matfill.trainer import CHECKPOINT_NAME, MOST_SKIPS, Trainer, load_checkpoint
 from tests.tiny import holes, images, tiny_config, tiny_model
 
@@ -308,6 +310,19 @@ def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
             assert torch.equal(tensor[:shared], given[name][:shared])
             assert torch.equal(tensor[shared:], random[name][shared:])
     assert len(model.state_dict()[output]) != len(given[output])
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_output_can_be_widened_without_a_change_of_what_it_says(stages):
+    start, wide = tiny_model(seed=1, stages=stages), tiny_model(seed=2, stages=stages, output_channels=9)
+    training.take_over(wide, start)
+    assert [len(stage.output.hidden.weight) for stage in wide.stages] == [9] * stages
+    x, missing = images(2), holes(2)
+    nats = [free_energy(model(x, missing, gaussian_noise(torch.device("cpu"), 0, 1))) for model in (start, wide)]
+    torch.testing.assert_close(*nats)
+    narrow = tiny_model(seed=3, stages=stages)
+    training.take_over(narrow, wide)
+    assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), start.parameters(), strict=True))
 
 
 def test_a_run_on_warped_images_may_tell_the_model_how_they_were(folder, tmp_path):
