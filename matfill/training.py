@@ -138,7 +138,7 @@ def take_over(model: MatNet, start: MatNet) -> None:
         tensor, known = wanted[name], given[name]
         hidden = name.replace("output.conv.weight", "output.hidden.weight")
         if hidden != name and hidden in wanted and hidden in given:
-            tensor[:, known.shape[1] :] = 0
+            tensor[:, known.shape[1] :] = 0  # what the output makes of channels that were not there
         elif tensor.shape[1:] != known.shape[1:]:
             raise ConfigError(
                 f"{name} is {tuple(known.shape)} in the weights to start from, and {tuple(tensor.shape)} in the model "
