@@ -127,8 +127,8 @@ def mnist_fc() -> Recipe:
 
     `matfill train mnist --recipe mnist-fc`, the paper's "FC MatNet" (table 4); 4,300 images/s on one core of an AMD
     EPYC, bfloat16, before its output had the wide layer. The bundled weights had 165 minutes there, 7 on a shared
-    NVIDIA H100, on the bound of five samples 95 on two cores without bfloat16, and 606 on two of an Intel Xeon with
-    AMX, most of them on warped digits, the last 109 with that layer: a bound of 80.58 nats (k = 2,500) on the test
+    NVIDIA H100, on the bound of five samples 95 on two cores without bfloat16, and 727 on two of an Intel Xeon with
+    AMX, most of them on warped digits, the last 230 with that layer: a bound of 80.49 nats (k = 2,500) on the test
     digits, November 2026. An update is mostly overhead, so that batches of 512 see three times as many images as
     batches of 128.
     """
