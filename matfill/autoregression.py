@@ -65,9 +65,10 @@ class LocalAutoregression(nn.Module):
 
     def forward(self, features: Tensor, look: Tensor) -> Tensor:
         """Update (B, P, H, W) to all pixels' raw parameters, given the true image's `look`."""
-        h = lrelu(self.conditions[0](features).add_(look))
+        features = features.to(look.dtype)  # once, for all layers
+        h = lrelu(self.conditions[0](features) + look)
         for layer, condition in zip(self.layers, self.conditions[1:], strict=True):
-            h = lrelu(layer(h).add_(h).add_(condition(features)))
+            h = lrelu(layer(h) + h + condition(features))
         return self.output(h)
 
     @torch.no_grad()
