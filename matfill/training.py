@@ -171,9 +171,9 @@ def new_config(
     if init and paper:
         raise ConfigError("--paper has no say in a run with --init: the model is the one that the weights describe")
     model = init or (model.paper() if paper else model)
-    if "precision" not in changes:
-        changes = changes | {"precision": fastest_precision(device)}
-    model, config = changed(model, config, changes)
+    if not changes.get("sees_warp", model.sees_warp):  # a recipe's warped images are for models that are told of it
+        config = dataclasses.replace(config, warp=0.0)
+    model, config = changed(model, config, {"precision": fastest_precision(device)} | changes)
     config.require_fit(model)
     if config.inference_only and model != init:
         raise ConfigError(
@@ -287,8 +287,7 @@ class Journal:
         self.report(line)
 
     def failed(self, error: OSError) -> MatfillError:
-        reason = error.strerror or error
-        return MatfillError(f"cannot write {self.path}: {reason}; the last good checkpoint is kept")
+        return MatfillError(f"cannot write {self.path}: {error.strerror or error}; the last good checkpoint is kept")
 
 
 def train(trainer: Trainer, data: ImageSet, folder: Path, card: Card, report: Report) -> str:

@@ -58,6 +58,17 @@ def test_names_tell_changes_of_the_model_from_those_of_training():
         resumed_config(recipe("quadrants")[0], config, {"stages": 2})
 
 
+def test_a_recipe_warps_images_only_for_a_model_that_is_told():
+    cpu = torch.device("cpu")
+    told, config = new_config("mnist-ar", False, None, {}, cpu)
+    assert told.sees_warp and config.warp == 0.1
+    untold, config = new_config("mnist-ar", False, recipe("mnist")[0], {"autoregression": 5}, cpu)
+    assert not untold.sees_warp and config.warp == 0
+    for paper, changes in ((True, {}), (False, {"sees_warp": False})):
+        assert new_config("mnist-ar", paper, None, changes, cpu)[1].warp == 0
+        assert new_config("mnist-ar", paper, None, changes | {"warp": 0.2}, cpu)[1].warp == 0.2
+
+
 @every_recipe
 def test_its_docstring_has_its_command(name):
     doc = RECIPES[name].__doc__
@@ -67,7 +78,7 @@ def test_its_docstring_has_its_command(name):
 
 def test_the_papers_unconditional_models_have_as_many_latents_as_they_should():
     modules = {name: [level.modules for level in recipe(name)[0].levels] for name in RECIPES}
-    assert modules["mnist"] == modules["mnist-ar"] == modules["omniglot"] == modules["omniglot-gmm"] == [1, 5, 5]
+    assert modules["mnist"] == modules["omniglot"] == modules["omniglot-gmm"] == [1, 5, 5]
     assert recipe("omniglot-gmm")[0].prior_components == 50
     assert recipe("mnist-ar")[0].autoregression and not recipe("mnist")[0].autoregression
     assert [level.size for level in recipe("mnist-fc")[0].levels] == [1]
