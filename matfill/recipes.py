@@ -178,7 +178,7 @@ def mnist_ar() -> Recipe:
     Xeon with AMX, bfloat16. The bundled weights had 108 minutes there: a bound of 78.80 nats (k = 150) on the test
     digits, November 2026. The autoregression draws the strokes, so that a few latents are enough, and five times as
     many images go through in a second as with the levels of `mnist`. The price on the top-down output is there lest it
-    silence them all. Two digits in five are warped, and the model is told how, lest it learn those of training by heart.
+    silence them all. Two digits in five are warped, and the model is told how, lest it learn them by heart.
     """
     model = ModelConfig(
         image_size=28,
