@@ -28,8 +28,8 @@ class CausalConv2d(Conv2d):
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, strict: bool, scale: float = 1.0):
-        self.taps = kernel * (kernel // 2) + kernel // 2 + (0 if strict else 1)
-        super().__init__(inputs, outputs, kernel, taps=self.taps, scale=scale)
+        taps = kernel * (kernel // 2) + kernel // 2 + (0 if strict else 1)
+        super().__init__(inputs, outputs, kernel, taps=taps, scale=scale)
 
     def forward(self, x: Tensor) -> Tensor:
         reach = self.kernel // 2

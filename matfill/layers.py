@@ -40,9 +40,9 @@ class Conv2d(nn.Module):
         output: bool = False,
     ):
         super().__init__()
-        self.kernel, self.stride, self.output = kernel, stride, output
+        self.kernel, self.stride, self.output, self.taps = kernel, stride, output, taps or kernel * kernel
         self.padding = kernel // 2 if padding is None else padding
-        self.weight = nn.Parameter(torch.empty(outputs, (taps or kernel * kernel) * inputs))
+        self.weight = nn.Parameter(torch.empty(outputs, self.taps * inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         rows, columns = self.weight.shape
         gain = 0.2 if output else math.sqrt(2 / (1 + 0.1**2))

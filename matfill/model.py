@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from matfill.autoregression import LocalAutoregression
 from matfill.config import ModelConfig
 from matfill.distributions import PIXELS, PixelDistribution, dequantise, to_uniform
-from matfill.errors import MaskError
+from matfill.errors import ConfigError, MaskError
 from matfill.layers import ImageOutput, side_by_side
 from matfill.noise import Noise
 from matfill.stacks import (
@@ -297,3 +297,35 @@ def _paste(x: Tensor, where: Tensor, rows: Tensor) -> Tensor:
     out = x.movedim(1, -1).clone()
     out[where] = rows.to(out.dtype)
     return out.movedim(-1, 1)
+
+
+@torch.no_grad()
+def take_over(model: MatNet, start: MatNet) -> None:
+    """Set the parameters of `model` to those of `start` wherever both have them; the others stay as they are.
+
+    Of a layer with more outputs in one of them, the first ones are taken over: so an autoregression's features are
+    added to a model's output, or left aside, and channels to the layer before it or to the autoregression, which what
+    was there does not look at to begin with. ConfigError where anything else differs in shape, or the parameters of a
+    pixel's distribution, which come first, in number.
+    """
+    given, wanted = start.state_dict(), model.state_dict()
+    if model.parameters_per_pixel != start.parameters_per_pixel:
+        raise ConfigError(
+            f"the weights to start from have {start.parameters_per_pixel} parameters for each pixel, and the model "
+            f"that --set describes {model.parameters_per_pixel}; leave output and mixtures as they are"
+        )
+    for name in (name for name in wanted if name in given):
+        tensor, known = wanted[name], given[name]
+        hidden = name.replace("output.conv.weight", "output.hidden.weight")
+        before_output = hidden != name and hidden in wanted and hidden in given
+        if before_output or (name.startswith("autoregression.") and name.endswith(".weight")):
+            taps = model.get_submodule(name.removesuffix(".weight")).taps
+            tensor, known = (weight.unflatten(1, (taps, -1)) for weight in (tensor, known))
+            tensor[: len(known), :, known.shape[2] :] = 0  # what these outputs make of channels that were not there
+        elif tensor.shape[1:] != known.shape[1:]:
+            raise ConfigError(
+                f"{name} is {tuple(known.shape)} in the weights to start from, and {tuple(tensor.shape)} in the model "
+                "that --set describes; only parts can be added to it or left out, such as an autoregression"
+            )
+        shared = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, known.shape, strict=True))
+        tensor[shared] = known[shared]

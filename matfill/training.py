@@ -27,7 +27,7 @@ from matfill.devices import fastest_precision, pick_device
 from matfill.errors import ConfigError, DataError, MatfillError
 from matfill.files import make_folder, write_atomic
 from matfill.image_set import ImageSet
-from matfill.model import MatNet
+from matfill.model import MatNet, take_over
 from matfill.objective import heldout_scores, summarise
 from matfill.processes import agree, in_turns, process_group, stop_requests
 from matfill.provenance import source_version
@@ -117,35 +117,6 @@ def fresh(out: Path, recipe: str, paper: bool, init: str | None, changes: dict[s
         return Trainer(model, config, device), {"data": data.summary(), "training": training}
 
     return Plan(model_config, config, build)
-
-
-@torch.no_grad()
-def take_over(model: MatNet, start: MatNet) -> None:
-    """Set the parameters of `model` to those of `start` wherever both have them; the others stay as they are.
-
-    Of a layer with more outputs in one of them, the first ones are taken over: so an autoregression's features are
-    added to a model's output, or left aside, and channels to the layer before it, which the output does not look at to
-    begin with. ConfigError where anything else differs in shape, or the parameters of a pixel's distribution, which
-    come first, in number.
-    """
-    given, wanted = start.state_dict(), model.state_dict()
-    if model.parameters_per_pixel != start.parameters_per_pixel:
-        raise ConfigError(
-            f"the weights to start from have {start.parameters_per_pixel} parameters for each pixel, and the model "
-            f"that --set describes {model.parameters_per_pixel}; leave output and mixtures as they are"
-        )
-    for name in (name for name in wanted if name in given):
-        tensor, known = wanted[name], given[name]
-        hidden = name.replace("output.conv.weight", "output.hidden.weight")
-        if hidden != name and hidden in wanted and hidden in given:
-            tensor[:, known.shape[1] :] = 0  # what the output makes of channels that were not there
-        elif tensor.shape[1:] != known.shape[1:]:
-            raise ConfigError(
-                f"{name} is {tuple(known.shape)} in the weights to start from, and {tuple(tensor.shape)} in the model "
-                "that --set describes; only parts can be added to it or left out, such as an autoregression"
-            )
-        shared = tuple(slice(min(sizes)) for sizes in zip(tensor.shape, known.shape, strict=True))
-        tensor[shared] = known[shared]
 
 
 def resumed(out: Path, changes: dict[str, Any]) -> Plan:

@@ -20,6 +20,7 @@ from matfill.bounds import free_energy
 from matfill.config import TrainConfig
 from matfill.data import open_for
 from matfill.errors import ConfigError, DataError, MatfillError, WeightsError
+from matfill.model import take_over
 from matfill.noise import gaussian_noise
 from matfill.trainer import CHECKPOINT_NAME, MOST_SKIPS, Trainer, load_checkpoint
 from tests.tiny import holes, images, tiny_config, tiny_model
@@ -300,7 +301,7 @@ def test_inference_only_needs_a_generator_that_is_trained(folder, tmp_path, chan
 def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
     start, model = (tiny_model(seed=seed, autoregression=layers) for seed, layers in ((1, before), (2, after)))
     random = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    training.take_over(model, start)
+    take_over(model, start)
     given, output = start.state_dict(), "stages.0.output.conv.weight"
     for name, tensor in model.state_dict().items():
         if name.startswith("autoregression."):
@@ -315,13 +316,28 @@ def test_parts_are_added_to_what_a_run_starts_from_or_left_out(before, after):
 @pytest.mark.parametrize("stages", [1, 2])
 def test_the_output_can_be_widened_without_a_change_of_what_it_says(stages):
     start, wide = tiny_model(seed=1, stages=stages), tiny_model(seed=2, stages=stages, output_channels=9)
-    training.take_over(wide, start)
+    take_over(wide, start)
     assert [len(stage.output.hidden.weight) for stage in wide.stages] == [9] * stages
     x, missing = images(2), holes(2)
     nats = [free_energy(model(x, missing, gaussian_noise(torch.device("cpu"), 0, 1))) for model in (start, wide)]
     torch.testing.assert_close(*nats)
     narrow = tiny_model(seed=3, stages=stages)
-    training.take_over(narrow, wide)
+    take_over(narrow, wide)
+    assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), start.parameters(), strict=True))
+
+
+def test_the_autoregression_can_be_widened_without_a_change_of_what_it_says():
+    parts = {"autoregression": 3, "output_channels": 9}
+    start, wide = (tiny_model(seed=i, autoregression_channels=4 + i, **parts) for i in (1, 2))
+    with torch.no_grad():  # as small as they are at first, a change would not show
+        for model in (start, wide):
+            model.autoregression.output.weight.normal_()
+    take_over(wide, start)
+    x, missing = images(2), holes(2)
+    nats = [free_energy(model(x, missing, gaussian_noise(torch.device("cpu"), 0, 1))) for model in (start, wide)]
+    torch.testing.assert_close(*nats)
+    narrow = tiny_model(seed=3, autoregression_channels=5, **parts)
+    take_over(narrow, wide)
     assert all(torch.equal(a, b) for a, b in zip(narrow.parameters(), start.parameters(), strict=True))
 
 
