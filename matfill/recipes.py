@@ -177,9 +177,9 @@ def mnist_ar() -> Recipe:
     `matfill train binarized-mnist --recipe mnist-ar`; some 610 images/s with two processes on two cores of an Intel
     Xeon with AMX, bfloat16. The bundled weights had 259 minutes there with 24 channels of autoregression, the last 151
     with more warping, then with 48 on two cores of an AMD EPYC 114 without bfloat16 (235 images/s) and 128 with it (540
-    images/s): a bound of 78.53 nats (k = 100) on the test digits, December 2026. The autoregression draws the strokes, so that a few latents are enough. The price on
-    the top-down output is there lest it silence them all. Two digits in five are warped, and the model is told how,
-    lest it learn them by heart.
+    images/s): a bound of 78.53 nats (k = 100) on the test digits, December 2026. The autoregression draws the strokes,
+    so that a few latents are enough. The price on the top-down output is there lest it silence them all. Two digits in
+    five are warped, and the model is told how, lest it learn them by heart.
     """
     model = ModelConfig(
         image_size=28,
